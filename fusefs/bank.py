@@ -1,0 +1,83 @@
+"""Claims for what `live` acknowledges, kept as a small running account so that most writes need no call at all.
+
+Owner of the invariant: what was taken from a bank is covered by a claim on allocated blocks until it is split off for
+the job that stores it.
+"""
+
+from typing import Final, Protocol
+
+from fusefs.workers import Workers
+from repository.ledger import Claim
+
+
+class Claims(Protocol):
+    """The part of the record store that a bank needs."""
+
+    def try_claim(self, nbytes: int, records: int) -> Claim | None: ...
+
+    def claim(self, nbytes: int, records: int) -> Claim: ...
+
+    def merge(self, into: Claim, other: Claim) -> None: ...
+
+    def split(self, claim: Claim, cost: int) -> Claim: ...
+
+    def forfeit(self, claim: Claim) -> None: ...
+
+
+class Bank:
+    """Room claimed in steps of at least `step_bytes` and handed out in smaller amounts. Loop thread only."""
+
+    def __init__(self, claims: Claims, workers: Workers, step_bytes: int) -> None:
+        self._claims: Final = claims
+        self._workers: Final = workers
+        self._step_bytes: Final = step_bytes
+        self._claim: Claim | None = None
+        self._left = 0
+        self.taken = 0
+        """What is acknowledged and not yet split off, in the ledger's cost units."""
+
+    def try_take(self, cost: int) -> bool:
+        """Takes `cost` out of room that is allocated already; False where that is too little."""
+        if cost > self._left:
+            claim = self._claims.try_claim(max(cost - self._left, self._step_bytes), 0)
+            if claim is None:
+                return False
+            self._add(claim)
+        self._left -= cost
+        self.taken += cost
+        return True
+
+    async def take(self, cost: int) -> None:
+        """Takes `cost`, allocating if need be. Raises NoSpaceError: nothing is taken then."""
+        while not self.try_take(cost):
+            self._add(await self._workers.write(self._claims.claim, max(cost, self._step_bytes), 0))
+
+    def split(self, cost: int) -> Claim | None:
+        """The claim behind `cost` of what was taken, to be spent and forfeited by the caller; None for nothing."""
+        cost = min(cost, self.taken)
+        if self._claim is None or cost <= 0:
+            return None
+        self.taken -= cost
+        return self._claims.split(self._claim, cost)
+
+    def rest(self) -> None:
+        """Nothing is pending: what overwriting in memory saved is free again."""
+        self._left += self.taken
+        self.taken = 0
+        if self._claim is not None and self._left > 2 * self._step_bytes:
+            self._claims.forfeit(self._claims.split(self._claim, self._left - self._step_bytes))
+            self._left = self._step_bytes
+
+    def close(self) -> None:
+        """Gives everything back."""
+        if self._claim is not None:
+            self._claims.forfeit(self._claim)
+        self._claim = None
+        self._left = self.taken = 0
+
+    def _add(self, claim: Claim) -> None:
+        self._left += claim.remaining_cost
+        if self._claim is None:
+            self._claim = claim
+        else:
+            self._claims.merge(self._claim, claim)

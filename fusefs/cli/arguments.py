@@ -1,0 +1,236 @@
+"""The command line's words: every command with its options, and the module that carries it out.
+
+Nothing heavy is imported here: `ballast --help` is quick, and works without what mounting needs.
+"""
+
+import argparse
+from collections.abc import Callable
+from importlib import metadata
+from typing import Final, NoReturn
+
+from repository.errors import EXIT_USAGE, UsageError
+from repository.units import MB, parse_duration_s, parse_size
+
+DISTRIBUTION: Final = "ballastfs"
+_EXIT_CODES: Final = (
+    "exit codes: 0 done; 1 failed; 2 usage; 3 done, but some files could not be read or written; "
+    "10 no such repository; 11 locked by another process; 28 no space; 130 interrupted"
+)
+_PATTERNS: Final = (
+    "Patterns: a name without '/' is left out in any directory; '/home/x/tmp' is one path; 'a/b' is left out wherever "
+    "a holds b; a '/' at the end means directories only; * ? [a-z] stand within a name, ** across directories; '!' in "
+    "front takes in again; the last pattern that fits decides. REPO and Ballast mounts are always left out."
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, saying what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}; '{self.prog} --help' shows the options.\n")
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_duration_s(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number")
+    return int(text)
+
+
+class _Version(argparse.Action):
+    """`--version`, looked up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        try:
+            version = metadata.version(DISTRIBUTION)
+        except metadata.PackageNotFoundError:
+            version = "(not installed)"
+        print(f"ballast {version}")
+        parser.exit()
+
+
+_Commands = Callable[[str, str, str], argparse.ArgumentParser]
+"""Adds a command: its name, the module in `fusefs.cli` that runs it, and one line of help."""
+
+
+def _adder(parser: argparse.ArgumentParser, title: str) -> _Commands:
+    group = parser.add_subparsers(title=title, metavar="COMMAND", required=True, parser_class=Parser)
+
+    def add(name: str, module: str, text: str) -> argparse.ArgumentParser:
+        command = group.add_parser(name, help=text, description=text[:1].upper() + text[1:] + ".")
+        command.set_defaults(module=module, command=name)
+        return command
+
+    return add
+
+
+def _repository(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("repo", metavar="REPO", help="the repository's directory")
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as JSON with stable keys")
+
+
+def _thinning(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--auto-delete", action="store_true", help="let a full disk delete implicit snapshots")
+    parser.add_argument("--min-snapshots", type=_count, default=1, metavar="N", help="of each source that stay (1)")
+    parser.add_argument("--deletion-exponent", type=float, default=2.0, metavar="X", help="larger: spread more evenly")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `ballast`. Its answer has `module`: which module of `fusefs.cli` runs the command."""
+    parser = Parser(
+        prog="ballast",
+        description="A snapshotting, deduplicating repository that mounts as a folder and survives a full disk.",
+        epilog=_EXIT_CODES,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
+    add = _adder(parser, "commands")
+    _add_repository_commands(add)
+    _add_mount_commands(add)
+    _add_snapshot_commands(_adder(_group(add, "snapshot", "make, list, compare and delete snapshots"), "commands"))
+    _add_restore(add)
+    _add_care_commands(add)
+    reserve = _adder(_group(add, "reserve", "look at, give up or make again the reserve"), "commands")
+    for name, text in (
+        ("status", "tell whether the reserve is whole"),
+        ("release", "give the reserve's room back to the disk, until it is restored"),
+        ("restore", "make the reserve whole again"),
+    ):
+        command = reserve(name, "reserve", text)
+        _repository(command)
+        _json(command)
+    return parser
+
+
+def _group(add: _Commands, name: str, text: str) -> argparse.ArgumentParser:
+    return add(name, "", text)
+
+
+def _add_repository_commands(add: _Commands) -> None:
+    init = add("init", "init", "make a repository in a new or empty directory")
+    _repository(init)
+    init.add_argument("--reserve", type=_size, default=500 * MB, metavar="SIZE", help="room for emergencies (500M)")
+    init.add_argument("--headspace", type=_size, metavar="SIZE", help="room that must be left beside it")
+    init.add_argument("--quota", type=_size, metavar="SIZE", help="most that the repository may take")
+    _json(init)
+    status = add("status", "status", "show how a repository is")
+    _repository(status)
+    _json(status)
+
+
+def _add_mount_commands(add: _Commands) -> None:
+    mount = add("mount", "mount", "mount a repository as a folder")
+    _repository(mount)
+    mount.add_argument("mountpoint", metavar="MNT", help="an empty or missing directory")
+    mount.add_argument("--foreground", action="store_true", help="stay in the foreground, log to standard error")
+    mount.add_argument("--read-only", action="store_true", help="snapshots only; needs no lock and writes nothing")
+    mount.add_argument("--allow-other", action="store_true", help="let other users see the mount")
+    mount.add_argument("--settle", type=_duration, default=5.0, metavar="TIME", help="quiet before a snapshot (5s)")
+    mount.add_argument("--interval", type=_duration, default=60.0, metavar="TIME", help="at most one a ... (1m)")
+    mount.add_argument("--max-age", type=_duration, default=3600.0, metavar="TIME", help="under steady writing (1h)")
+    mount.add_argument("--keep-all", action="store_true", help="never condense implicit snapshots")
+    _thinning(mount)
+    mount.add_argument("--write-deadline", type=_duration, default=30.0, metavar="TIME", help="longest wait (30s)")
+    umount = add("umount", "umount", "unmount; returns when everything is durable")
+    umount.add_argument("mountpoint", metavar="MNT", help="where it is mounted")
+
+
+def _add_snapshot_commands(add: _Commands) -> None:
+    create = add("create", "snapshot_create", "store files as a new snapshot, without a mount")
+    create.epilog = _PATTERNS
+    _repository(create)
+    create.add_argument("paths", nargs="+", metavar="PATH", help="files and directories to store")
+    create.add_argument("--name", metavar="N", help="the snapshot's name; without one, its time")
+    create.add_argument("--exclude", dest="excludes", action=_Exclude, default=[], metavar="PATTERN", help="leave out")
+    create.add_argument(
+        "--exclude-from", dest="excludes", action=_Exclude, metavar="F", help="leave out by the patterns in file F"
+    )
+    create.add_argument("--exclude-caches", action="store_true", help="leave out what a CACHEDIR.TAG marks")
+    create.add_argument("--one-file-system", action="store_true", help="don't cross mount points")
+    _thinning(create)
+    _json(create)
+    listing = add("list", "snapshot_list", "list snapshots")
+    _repository(listing)
+    listing.add_argument("--trash", action="store_true", help="deleted ones that can still be undeleted")
+    _json(listing)
+    delete = add("delete", "snapshot_delete", "delete snapshots; they can be undeleted for 24 hours")
+    _repository(delete)
+    delete.add_argument("names", nargs="+", metavar="SNAPSHOT", help="name or id")
+    delete.add_argument("--dry-run", action="store_true", help="only say what it would free")
+    _json(delete)
+    undelete = add("undelete", "snapshot_undelete", "take a deleted snapshot back")
+    _repository(undelete)
+    undelete.add_argument("names", nargs="+", metavar="SNAPSHOT", help="its name in the trash, or id")
+    undelete.add_argument("--name", metavar="N", help="give it this name")
+    _json(undelete)
+    rename = add("rename", "snapshot_rename", "give a snapshot another name; it then counts as a named one")
+    _repository(rename)
+    rename.add_argument("name", metavar="SNAPSHOT", help="name or id")
+    rename.add_argument("new_name", metavar="NEW", help="its new name")
+    _json(rename)
+    for name, text in (("pin", "forbid the deletion of snapshots"), ("unpin", "allow their deletion again")):
+        pin = add(name, "snapshot_pin", text)
+        _repository(pin)
+        pin.add_argument("names", nargs="+", metavar="SNAPSHOT", help="name or id")
+        _json(pin)
+    diff = add("diff", "snapshot_diff", "show what differs between two snapshots")
+    diff.epilog = "A added, D deleted, M content modified, m only owner, mode, time or attributes modified."
+    _repository(diff)
+    diff.add_argument("before", metavar="SNAPSHOT[:PATH]")
+    diff.add_argument("after", metavar="SNAPSHOT[:PATH]")
+    _json(diff)
+
+
+class _Exclude(argparse.Action):
+    """Keeps --exclude and --exclude-from in the order in which they were given: the last pattern decides."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option: str | None = None
+    ) -> None:
+        given: list[tuple[str, str]] = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*given, ("file" if option == "--exclude-from" else "pattern", str(values))])
+
+
+def _add_restore(add: _Commands) -> None:
+    restore = add("restore", "restore", "write files of a snapshot into a directory")
+    restore.epilog = (
+        "A directory's content goes into DEST itself, a single file into DEST under its name. Without --merge or "
+        "--overwrite DEST must be missing or empty."
+    )
+    _repository(restore)
+    restore.add_argument("snapshot", metavar="SNAPSHOT[:PATH]", help="name or id, and what of it")
+    restore.add_argument("destination", metavar="DEST", help="a directory")
+    how = restore.add_mutually_exclusive_group()
+    how.add_argument("--merge", action="store_true", help="keep files that are there, and say so")
+    how.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    _json(restore)
+
+
+def _add_care_commands(add: _Commands) -> None:
+    gc = add("gc", "gc", "give back the room of what no snapshot needs")
+    _repository(gc)
+    gc.add_argument("--safety", choices=("full", "none"), help="none: also what was deleted in the last 24 hours")
+    gc.add_argument("--dry-run", action="store_true", help="only say what it would do")
+    _json(gc)
+    check = add("check", "check", "verify a repository; never writes")
+    _repository(check)
+    check.add_argument("--read-data", action="store_true", help="read and verify every byte")
+    _json(check)
+    rebuild = add("rebuild", "rebuild", "make the caches again from the packs alone")
+    _repository(rebuild)
+    _json(rebuild)

@@ -1,0 +1,171 @@
+"""Composes a mount: opens the repository, builds what is served from it, and hands that to `service.py`."""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from fusefs import mountpoints
+from fusefs.browse import Browse
+from fusefs.committer import Committer
+from fusefs.daemon import ForegroundReport, Report, run_in_background
+from fusefs.eviction import evict_places
+from fusefs.logs import start_logging
+from fusefs.nodes import SnapshotNodes
+from fusefs.operations import Operations
+from fusefs.places import PlaceTable
+from fusefs.readpath import ReadPath
+from fusefs.service import Composition, MountPlace, Service, Verb
+from fusefs.session import LiveSession, recovery_lines
+from fusefs.snapshots import Snapshots
+from fusefs.sources import ForeignCatalog, OwnCatalog
+from fusefs.special import Owner, SpecialFiles, readme
+from fusefs.statfs import statfs_of
+from fusefs.trees import Trees
+from fusefs.upkeep import Upkeep
+from fusefs.verbs import Verbs
+from fusefs.workers import Workers
+from repository.catalog import CATALOG_FILE
+from repository.policy.schedule import Pace
+from repository.repo import Repository, read_config
+from repository.storage.room import RoomProbe
+from repository.storage.volume import Volume
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class MountSettings:
+    """What `ballast mount` was asked for. Times in seconds."""
+
+    repository: str
+    mountpoint: str
+    read_only: bool = False
+    foreground: bool = False
+    allow_other: bool = False
+    pace: Pace = Pace()
+    keep_all: bool = False
+    auto_delete: bool = False
+    min_snapshots: int = 1
+    deletion_exponent: float = 2.0
+    write_deadline_s: float = 30.0
+
+
+def mount(settings: MountSettings) -> None:
+    """Mounts and returns once it serves, or (in the foreground) after it ended. Raises BallastError."""
+    place = MountPlace(
+        os.path.realpath(settings.repository),
+        mountpoints.resolved_mountpoint(settings.mountpoint),
+        settings.read_only,
+        settings.allow_other,
+    )
+    read_config(Volume(Path(place.repository)))  # is there one at all? The rest is looked at in the background
+    mountpoints.check_fuse(allow_other=settings.allow_other)
+    service = partial(_serve, place, settings)
+    if settings.foreground:
+        service(ForegroundReport())
+    else:
+        run_in_background(service)
+
+
+def _serve(place: MountPlace, settings: MountSettings, report: Report) -> None:
+    """The whole life of the mount, in this process."""
+    start_logging(Path(place.repository), foreground=settings.foreground)
+    trio.run(_Mount(place, settings, report).run)
+
+
+class _Mount:
+    """Puts one mount together. Each part gets what it needs through its constructor, and only here."""
+
+    def __init__(self, place: MountPlace, settings: MountSettings, report: Report) -> None:
+        self._place = place
+        self._settings = settings
+        self._report = report
+        self._workers = Workers()
+
+    async def run(self) -> None:
+        await Service(self._place, self._workers).run(self._compose, self._report)
+
+    async def _compose(self, nursery: trio.Nursery) -> Composition:
+        """Opens first: whoever does not get the repository must not disturb what is at the mountpoint."""
+        writable = not self._settings.read_only
+        repository = await self._workers.slow(_open, self._place.repository, writable)
+        try:
+            for line in await self._workers.slow(mountpoints.prepare, self._place.mountpoint, self._place.repository):
+                self._report.say(line)
+            trees = Trees(repository.reader.cache.view(inline=False), self._workers)
+            reads = ReadPath(repository.store, trees, self._workers, nursery)
+            if not writable:
+                return self._read_only(repository, trees, reads)
+            return await self._writable(repository, trees, reads, nursery)
+        except BaseException:
+            repository.close()
+            raise
+
+    def _read_only(self, repository: Repository, trees: Trees, reads: ReadPath) -> Composition:
+        source = ForeignCatalog(repository.catalog, repository.store, Path(self._place.repository, CATALOG_FILE))
+        snapshots = Snapshots(source, self._workers)
+        verbs = Verbs(repository, self._workers, self._place.mountpoint, None).table()
+        places = PlaceTable()
+        nodes = SnapshotNodes(snapshots, trees, places)
+        browse = Browse(self._special(verbs), snapshots, trees, nodes, reads, live=None, actions=None)
+        return Composition(
+            Operations(browse, None, partial(self._statfs, repository)),
+            close=repository.close,
+            tasks=[partial(evict_places, places, trees, self._workers)],
+            verbs=verbs,
+        )
+
+    async def _writable(
+        self, repository: Repository, trees: Trees, reads: ReadPath, nursery: trio.Nursery
+    ) -> Composition:
+        session = LiveSession(repository, reads, trees, self._workers, nursery)
+        for line in recovery_lines(session.recovery):
+            self._report.say(line)
+        await self._workers.slow(repository.mark_mounted, self._place.mountpoint)
+        upkeep = Upkeep(repository, self._workers)
+        committer = Committer(session, upkeep, self._settings.pace)
+        snapshots = Snapshots(OwnCatalog(repository.catalog, repository.store, repository.snapshots), self._workers)
+        verbs = Verbs(repository, self._workers, self._place.mountpoint, committer).table()
+        places = PlaceTable()
+        nodes = SnapshotNodes(snapshots, trees, places)
+        browse = Browse(self._special(verbs), snapshots, trees, nodes, reads, live=session.ops, actions=committer)
+        return Composition(
+            Operations(browse, session.ops, partial(self._statfs, repository)),
+            close=repository.close,
+            session=session,
+            tasks=[
+                partial(evict_places, places, trees, self._workers),
+                session.flush_now_and_then,
+                snapshots.let_go,
+                committer.run,
+                upkeep.collect_now_and_then,
+                *([] if self._settings.keep_all else [upkeep.condense_now_and_then]),
+            ],
+            verbs=verbs,
+            repository_socket=True,
+        )
+
+    def _special(self, verbs: Mapping[str, Verb]) -> SpecialFiles:
+        async def status() -> bytes:
+            answer = await verbs["status"]({})
+            return json.dumps(answer["status"], indent=2).encode() + b"\n"
+
+        writable = not self._settings.read_only
+        text = readme(self._place.repository, self._place.mountpoint, writable=writable)
+        return SpecialFiles(Owner(os.getuid(), os.getgid()), text, status, lambda: None, writable)
+
+    async def _statfs(self, repository: Repository) -> pyfuse3.StatvfsData:
+        """A full answer is a system call or two; not worth a hop."""
+        probe = RoomProbe(repository.volume)
+        return statfs_of(probe.capacity_bytes(), probe.available_bytes(), 0)
+
+
+def _open(repository: str, writable: bool) -> Repository:
+    return Repository.open(Path(repository), writable=writable)

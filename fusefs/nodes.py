@@ -1,0 +1,108 @@
+"""Snapshot inodes by number: found again through the place where the kernel last saw them.
+
+Loop thread only. What an `await` may change: the place of a number (a hard link or an unchanged file seen elsewhere: as
+good), and the snapshot may be gone, which answers ESTALE; the kernel then walks the path anew.
+"""
+
+import errno
+from collections.abc import Sequence
+from typing import Final
+
+import pyfuse3
+
+from fusefs.attributes import FOREVER_S, absent, attributes
+from fusefs.inodes import InodeNumber, Space, number_in_snapshot, serial_of, space_of
+from fusefs.listing import Listed
+from fusefs.places import Place, PlaceTable, Row
+from fusefs.snapshots import Snapshots, View
+from fusefs.trees import Trees
+from repository.errors import DamagedError, MissingRecordError
+from repository.format.inode import Inode, NodeKind
+
+RECENT_MAX: Final = 2048
+"""Inodes kept decoded, below 1 kB each: a walk asks for its directory once per name."""
+
+
+class SnapshotNodes:
+    """The inodes inside snapshots that the kernel knows."""
+
+    def __init__(self, snapshots: Snapshots, trees: Trees, places: PlaceTable) -> None:
+        self._snapshots = snapshots
+        self._trees = trees
+        self._places = places
+        self._recent: dict[int, Inode] = {}
+
+    async def lookup(self, parent: InodeNumber, name: bytes) -> pyfuse3.EntryAttributes:
+        """The entry `name` of a snapshot's directory, known to the kernel from now on; absence is remembered by it
+        too."""
+        directory, view = await self.find(parent)
+        try:
+            place = await self._trees.ask(self._trees.reader.place, directory.directory, name)
+            if place is None:
+                return absent(FOREVER_S)
+            inode = (await self._trees.ask(self._trees.reader.entry_at, *place)).inode
+            inode = await self._resolved(inode, view)
+        except MissingRecordError:
+            raise await self._snapshots.loss_in(view.snapshot) from None
+        number = number_in_snapshot(view.snapshot, inode)
+        content, attrs, position = place
+        self.seen(number, Place(Row(parent, content, attrs), position))
+        self._remember(number, inode)
+        return attributes(inode, number, FOREVER_S)
+
+    async def describe(self, parent: InodeNumber, view: View, listed: Listed) -> tuple[pyfuse3.EntryAttributes, Place]:
+        """Attributes and place of a listed entry; `seen` follows once the kernel has taken it."""
+        inode = listed.inode if listed.inode.kind is not NodeKind.LINK else await self._resolved(listed.inode, view)
+        number = number_in_snapshot(view.snapshot, inode)
+        place = Place(Row(parent, listed.content, listed.attrs), listed.position)
+        return attributes(inode, number, FOREVER_S), place
+
+    def seen(self, number: int, place: Place) -> None:
+        """The kernel was told of `number` once more."""
+        self._places.seen(InodeNumber(number), place.row, place.position)
+
+    def forget(self, counts: Sequence[tuple[int, int]]) -> None:
+        """The kernel gave lookups back: (number, how many)."""
+        for number, lookups in counts:
+            self._places.forget(number, lookups)
+
+    async def find(self, number: int) -> tuple[Inode, View]:
+        """The inode behind a number that the kernel knows, and the snapshot it was last seen in. ESTALE where it is
+        gone."""
+        place = None
+        if space_of(number) is Space.SNAPSHOT_DIRECTORY:
+            view = await self._snapshots.view_of_serial(serial_of(number))
+            if number == view.number:
+                return view.root, view
+            place = self._places.place(number)
+        else:
+            place = self._places.place(number)
+            view = await self._snapshots.view_of_serial(serial_of(place.row.parent if place else 0))
+        if place is None:
+            raise pyfuse3.FUSEError(errno.ESTALE)
+        recent = self._recent.get(number)
+        if recent is not None:
+            return recent, view
+        try:
+            row, position = place
+            entry = await self._trees.ask(self._trees.reader.entry_at, row.content, row.attrs, position)
+            inode = await self._resolved(entry.inode, view)
+        except MissingRecordError:
+            raise await self._snapshots.loss_in(view.snapshot) from None
+        self._remember(number, inode)
+        return inode, view
+
+    async def _resolved(self, inode: Inode, view: View) -> Inode:
+        """A hard link's inode from the snapshot's links table; any other as it is."""
+        if inode.kind is not NodeKind.LINK:
+            return inode
+        found = await self._trees.ask(self._trees.reader.link, view.links, inode.file_id)
+        if found is None:
+            raise DamagedError(f"the links table of snapshot {view.snapshot} lacks file {inode.file_id}")
+        return found
+
+    def _remember(self, number: int, inode: Inode) -> None:
+        if len(self._recent) >= RECENT_MAX:
+            for oldest in list(self._recent)[: RECENT_MAX // 4]:
+                del self._recent[oldest]
+        self._recent[number] = inode

@@ -1,0 +1,269 @@
+"""Reading ranges of stored files: a bounded cache of plain chunks, few hops to workers, and reading ahead.
+
+Everything here lives on the loop thread; workers get ids and return bytes. What an `await` may change: the cache (a
+chunk may be gone again when the awaiter runs, so a flight hands its bytes over itself) and the streams of other
+handles.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Protocol
+
+import trio
+
+from fusefs.trees import Trees
+from fusefs.workers import Workers
+from repository.errors import BallastError, DamagedError
+from repository.format.inode import Extent, Inode
+from repository.ids import RecordId
+from repository.units import KIB, MIB
+
+_log = logging.getLogger(__name__)
+
+CACHE_BYTES: Final = 32 * MIB
+"""Holds the read-ahead of several streams at once; the kernel's page cache does the rest."""
+HOP_BYTES: Final = 2 * MIB
+"""A worker hop fetches at most this much (as stored in the extents): some 3 ms of work, so that hops overlap."""
+WINDOW_MIN: Final = 512 * KIB
+WINDOW_MAX: Final = 8 * MIB
+"""Reading ahead grows from the one to the other in bytes, doubling with each sequential request."""
+NEARBY_BYTES: Final = 2 * MIB
+"""A request this close to the expected offset still counts as sequential: the kernel sends several at a time, in any
+order."""
+FLIGHTS_AHEAD_MAX: Final = 4
+"""Hops of reading ahead under way, over all handles; beyond that nothing is read ahead."""
+
+
+class Fetched(Protocol):
+    """A record as read: only its plain bytes matter here."""
+
+    @property
+    def payload(self) -> bytes: ...
+
+
+class ChunkSource(Protocol):
+    """Where chunks come from: RecordStore. Called on worker threads."""
+
+    def read_many(self, ids: Sequence[RecordId]) -> Sequence[Fetched]:
+        """The records, in the order of `ids`, verified. Raises MissingRecordError, DamagedError."""
+        ...
+
+
+class Stream:
+    """What one open handle has read so far."""
+
+    __slots__ = ("ahead", "expected", "window")
+
+    def __init__(self) -> None:
+        self.expected = 0
+        self.window = 0
+        self.ahead = 0
+        """Everything below this offset has been asked for."""
+
+    def advance(self, start: int, end: int) -> tuple[int, int]:
+        """Notes a request for [start, end) and returns the range of bytes to read ahead (may be empty)."""
+        if abs(start - self.expected) > NEARBY_BYTES:
+            self.window = 0
+            self.ahead = end
+        else:
+            self.window = min(WINDOW_MAX, max(WINDOW_MIN, self.window * 2))
+        self.expected = end
+        first = max(self.ahead, end)
+        last = end + self.window
+        if last - first < self.window // 2:
+            return first, first
+        self.ahead = last
+        return first, last
+
+
+class _Flight:
+    """A chunk on its way from a worker."""
+
+    __slots__ = ("landed", "outcome")
+
+    def __init__(self) -> None:
+        self.landed = trio.Event()
+        self.outcome: bytes | BallastError | None = None
+
+
+class ChunkCache:
+    """Plain chunks, the least recently used going first beyond `capacity_bytes`."""
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self._capacity_bytes = capacity_bytes
+        self._chunks: OrderedDict[RecordId, bytes] = OrderedDict()
+        self.held_bytes = 0
+
+    def __contains__(self, chunk: RecordId) -> bool:
+        return chunk in self._chunks
+
+    def get(self, chunk: RecordId) -> bytes | None:
+        """The chunk's bytes, now the most recently used."""
+        found = self._chunks.get(chunk)
+        if found is not None:
+            self._chunks.move_to_end(chunk)
+        return found
+
+    def put(self, chunk: RecordId, payload: bytes) -> None:
+        """Keeps a chunk, and lets go of others for it."""
+        if chunk in self._chunks:
+            return
+        self._chunks[chunk] = payload
+        self.held_bytes += len(payload)
+        while self.held_bytes > self._capacity_bytes:
+            _, oldest = self._chunks.popitem(last=False)
+            self.held_bytes -= len(oldest)
+
+
+class ReadPath:
+    """Serves byte ranges of stored files; shared by `live/` and the snapshots."""
+
+    def __init__(
+        self,
+        source: ChunkSource,
+        trees: Trees,
+        workers: Workers,
+        nursery: trio.Nursery,
+        capacity_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self._source = source
+        self._trees = trees
+        self._workers = workers
+        self._nursery = nursery
+        self._cache = ChunkCache(capacity_bytes)
+        self._flights: dict[RecordId, _Flight] = {}
+        self._ahead = 0
+
+    async def read(self, inode: Inode, stream: Stream, offset: int, length: int) -> bytes | memoryview:
+        """Bytes [offset, offset + length) of a file, cut at its size. Raises DamagedError if a chunk of the range is
+        bad."""
+        end = min(offset + length, inode.size)
+        if end <= offset:
+            return b""
+        first, last = stream.advance(offset, end)
+        extents = await self._trees.ask(self._trees.reader.extents, inode, offset, end)
+        wanted = unique(extents)
+        if min(last, inode.size) > first and self._ahead < FLIGHTS_AHEAD_MAX:
+            self._nursery.start_soon(self._read_ahead, inode, first, min(last, inode.size), wanted)
+        return assemble(extents, await self.chunks(wanted), offset, end)
+
+    async def chunks(self, wanted: Iterable[RecordId]) -> Mapping[RecordId, bytes]:
+        """The plain bytes of each chunk. Raises DamagedError (MissingRecordError) for the first that cannot be had."""
+        found: dict[RecordId, bytes] = {}
+        waiting: dict[RecordId, _Flight] = {}
+        missing: list[RecordId] = []
+        for chunk in wanted:
+            cached = self._cache.get(chunk)
+            if cached is not None:
+                found[chunk] = cached
+            elif chunk in self._flights:
+                waiting[chunk] = self._flights[chunk]
+            else:
+                missing.append(chunk)
+        if missing:
+            waiting |= self._take_off(missing)
+            await self._fly(missing)
+        for chunk, flight in waiting.items():
+            await flight.landed.wait()
+            if isinstance(flight.outcome, BallastError):
+                raise flight.outcome
+            assert flight.outcome is not None
+            found[chunk] = flight.outcome
+        return found
+
+    def _take_off(self, chunks: Sequence[RecordId]) -> dict[RecordId, _Flight]:
+        flights = {chunk: _Flight() for chunk in chunks}
+        self._flights |= flights
+        return flights
+
+    async def _fly(self, chunks: Sequence[RecordId]) -> None:
+        """Fetches chunks that have a flight, and lands them whatever happens."""
+        outcomes: Sequence[bytes | BallastError] = ()
+        try:
+            outcomes = await self._workers.read(_fetch, self._source, chunks)
+        finally:
+            for index, chunk in enumerate(chunks):
+                flight = self._flights.pop(chunk)
+                flight.outcome = outcomes[index] if outcomes else DamagedError("the read was given up")
+                if isinstance(flight.outcome, bytes):
+                    self._cache.put(chunk, flight.outcome)
+                flight.landed.set()
+
+    async def _read_ahead(self, inode: Inode, start: int, end: int, urgent: Sequence[RecordId]) -> None:
+        """Fetches what follows a sequential request. Errors stay silent: whoever really reads there will see them."""
+        self._ahead += 1
+        try:
+            extents = await self._trees.ask(self._trees.reader.extents, inode, start, end)
+            for hop in hops(extents):
+                known = (self._cache, self._flights, urgent)
+                fresh = [chunk for chunk in hop if not any(chunk in some for some in known)]
+                if fresh:
+                    self._take_off(fresh)
+                    await self._fly(fresh)
+        except BallastError as error:
+            _log.debug("readahead.failed", extra={"error": str(error)})
+        except Exception:
+            _log.exception("readahead.crashed")
+        finally:
+            self._ahead -= 1
+
+
+def _fetch(source: ChunkSource, chunks: Sequence[RecordId]) -> list[bytes | BallastError]:
+    """The chunks, on a worker thread. A bad one among them must not take the others with it: then each is read
+    alone."""
+    try:
+        return [record.payload for record in source.read_many(chunks)]
+    except DamagedError:
+        return [_fetch_one(source, chunk) for chunk in chunks]
+
+
+def _fetch_one(source: ChunkSource, chunk: RecordId) -> bytes | BallastError:
+    try:
+        return source.read_many([chunk])[0].payload
+    except BallastError as error:
+        return error
+
+
+def unique(extents: Iterable[Extent]) -> list[RecordId]:
+    """The chunks of `extents`, each once, in order."""
+    return list(dict.fromkeys(extent.chunk for extent in extents))
+
+
+def hops(extents: Iterable[Extent]) -> Iterable[list[RecordId]]:
+    """The chunks of `extents` in order, in groups of at most about HOP_BYTES."""
+    group: dict[RecordId, None] = {}
+    group_bytes = 0
+    for extent in extents:
+        group[extent.chunk] = None
+        group_bytes += extent.length
+        if group_bytes >= HOP_BYTES:
+            yield list(group)
+            group = {}
+            group_bytes = 0
+    if group:
+        yield list(group)
+
+
+def assemble(
+    extents: Sequence[Extent], chunks: Mapping[RecordId, bytes], start: int, end: int
+) -> bytes | memoryview:
+    """Bytes [start, end) of a file from its extents (sorted, overlapping the range); zeros where there is none."""
+    pieces: list[bytes | memoryview] = []
+    position = start
+    for extent in extents:
+        first = max(extent.offset, start)
+        last = min(extent.offset + extent.length, end)
+        if first >= last:
+            continue
+        if first > position:
+            pieces.append(bytes(first - position))
+        begin = extent.chunk_offset + first - extent.offset
+        piece = memoryview(chunks[extent.chunk])[begin : begin + last - first]
+        if len(piece) != last - first:
+            raise DamagedError(f"chunk {extent.chunk.hex()[:16]} is shorter than the extent that points into it")
+        pieces.append(piece)
+        position = last
+    if position < end:
+        pieces.append(bytes(end - position))
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

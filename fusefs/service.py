@@ -1,0 +1,259 @@
+"""The life of a mount: start, serve, end. What it serves is composed elsewhere (`mount.py`).
+
+Owner of the order of ending, written down in DESIGN.md: stop admitting, drain, commit, unmount, close. Whoever asks
+for the end (a signal, `ballast umount`, somebody's `umount`) gets the same one; it begins once and is never cut
+short.
+"""
+
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final, Protocol
+
+import pyfuse3
+import trio
+
+from fusefs import control, mountpoints
+from fusefs.daemon import Report
+from fusefs.signals import watch_signals
+from fusefs.wire import Fields, Json
+from fusefs.workers import Workers
+from repository.errors import BallastError, BusyError, UsageError, VolumeError
+
+_log = logging.getLogger(__name__)
+
+READ_AHEAD_KIB: Final = 1024
+"""Read requests of 1 MiB instead of 128 KiB; larger ones the kernel doesn't send."""
+FUSE_TASKS: Final = 99
+"""Requests in work at once, each with a buffer of 1 MiB: pyfuse3's own bound, named here because others count on it."""
+LAST_WORDS_S: Final = 2.0
+"""Time for answers to whoever asked for the end, after everything is closed."""
+
+Verb = Callable[[Fields], Awaitable[dict[str, Json]]]
+Task = Callable[[], Awaitable[None]]
+
+
+class Session(Protocol):
+    """The writable part of a mount, as far as its end goes."""
+
+    async def stop(self) -> None:
+        """Admits nothing more, waits for what is under way, commits. Raises BallastError where that cannot be made
+        durable."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """What is served. `tasks` run until cancelled; `close` (worker thread) lets go of the repository."""
+
+    operations: pyfuse3.Operations
+    close: Callable[[], None]
+    session: Session | None = None
+    tasks: Sequence[Task] = ()
+    verbs: Mapping[str, Verb] = field(default_factory=dict)
+    repository_socket: bool = False
+    """Whether changes of the repository go through this mount: it then listens under the repository's name too."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountPlace:
+    """Where and how to mount; paths absolute."""
+
+    repository: str
+    mountpoint: str
+    read_only: bool
+    allow_other: bool
+
+    def options(self) -> set[str]:
+        """pyfuse3's mount options."""
+        options = {"default_permissions", "subtype=ballast", f"fsname={_plain_name(self.repository)}"}
+        if self.read_only:
+            options.add("ro")
+        if self.allow_other:
+            options.add("allow_other")
+        return options
+
+
+def _plain_name(repository: str) -> str:
+    """The repository's path as `df` shows it; libfuse takes options in ASCII, and a comma would begin the next one."""
+    return repository if repository.isascii() and not set(repository) & set(",\\") else "ballast"
+
+
+Compose = Callable[[trio.Nursery], Awaitable[Composition]]
+"""Opens the repository and puts together what is served; tasks that it starts live in the nursery. Raises
+BallastError."""
+
+
+class Service:
+    """One mount, once."""
+
+    def __init__(self, place: MountPlace, workers: Workers) -> None:
+        self._place = place
+        self._workers = workers
+        self._ending = trio.Event()
+        self._mounted = False
+        self._serving = False
+        self._fuse_ended = trio.Event()
+        self._tasks_scope = trio.CancelScope()
+        self._tasks_ended = trio.Event()
+        self._ended = trio.Event()
+        self._failure: BallastError | None = None
+        self._server = control.ControlServer(self._carry_out)
+        self._verbs: Mapping[str, Verb] = {}
+
+    async def run(self, compose: Compose, report: Report) -> None:
+        """Mounts, serves until the end is asked for, and ends. Raises what could not be begun or made durable."""
+        async with trio.open_nursery() as nursery:
+            try:
+                parts = await compose(nursery)
+            except BallastError as error:
+                self._failure = error
+            else:
+                await self._run(nursery, parts, report)
+            nursery.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _run(self, nursery: trio.Nursery, parts: Composition, report: Report) -> None:
+        try:
+            device = self._mount(parts.operations)
+            await self._start(nursery, parts, device)
+            report.ready()
+            _log.info("mount.ready", extra={"mountpoint": self._place.mountpoint, "read_only": self._place.read_only})
+            await self._ending.wait()
+        except BallastError as error:
+            self._failure = error
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._end(parts)
+                await self._last_words()
+            _log.info("mount.ended", extra={"mountpoint": self._place.mountpoint})
+
+    def end(self, reason: str) -> None:
+        """Asks for the end; further calls change nothing."""
+        if not self._ending.is_set():
+            _log.info("mount.ending", extra={"reason": reason})
+            self._ending.set()
+
+    def _mount(self, operations: pyfuse3.Operations) -> tuple[int, int]:
+        """Mounts and returns the mount's device number."""
+        try:
+            pyfuse3.init(operations, self._place.mountpoint, self._place.options())
+        except RuntimeError:
+            raise VolumeError(f"The kernel refused to mount on {self._place.mountpoint}.") from None
+        self._mounted = True
+        mounted = mountpoints.mounted_at(self._place.mountpoint)
+        if mounted is None:
+            raise VolumeError(f"{self._place.mountpoint} vanished while it was being mounted.")
+        return mounted.device
+
+    async def _start(self, nursery: trio.Nursery, parts: Composition, device: tuple[int, int]) -> None:
+        self._verbs = parts.verbs
+        await nursery.start(watch_signals, self.end)
+        directory = control.prepare_runtime_directory()
+        _log.debug("control.directory", extra={"path": str(directory)})
+        await nursery.start(self._server.serve, control.mount_socket(device))
+        if parts.repository_socket:
+            await nursery.start(self._server.serve, control.repository_socket(Path(self._place.repository)))
+        self._serving = True
+        nursery.start_soon(self._serve_fuse)
+        nursery.start_soon(self._raise_read_ahead, device)
+        nursery.start_soon(self._run_tasks, parts.tasks)
+
+    async def _run_tasks(self, tasks: Sequence[Task]) -> None:
+        try:
+            with self._tasks_scope:
+                async with trio.open_nursery() as nursery:
+                    for task in tasks:
+                        nursery.start_soon(task)
+        except Exception:
+            _log.exception("mount.task_crashed")
+            self._failure = self._failure or BallastError("A part of the mount failed; its log says which.")
+            self.end("crash")
+        finally:
+            self._tasks_ended.set()
+
+    async def _serve_fuse(self) -> None:
+        try:
+            await pyfuse3.main(max_tasks=FUSE_TASKS)
+        except Exception as error:
+            _log.exception("mount.fuse_crashed")
+            self._failure = self._failure or BallastError(f"The connection to the kernel broke: {error!r}.")
+        finally:
+            self._fuse_ended.set()
+            self.end("unmounted")
+
+    async def _raise_read_ahead(self, device: tuple[int, int]) -> None:
+        """After the first request: the kernel sets its own value when it has shaken hands with us."""
+        try:
+            await self._workers.slow(os.statvfs, self._place.mountpoint)
+        except OSError:
+            return
+        raised = mountpoints.raise_read_ahead(device, READ_AHEAD_KIB)
+        _log.debug("mount.read_ahead", extra={"raised": raised})
+
+    async def _carry_out(self, verb: str, fields: Fields) -> dict[str, Json]:
+        """A request from the control socket."""
+        if verb == "shutdown":
+            return await self._shutdown_verb(force=fields.get("force") is True)
+        handler = self._verbs.get(verb)
+        if handler is None:
+            raise UsageError(f"This mount does not know how to '{verb}'.")
+        return await handler(fields)
+
+    async def _shutdown_verb(self, *, force: bool) -> dict[str, Json]:
+        """Unmounts and answers when everything is closed. BusyError while the mount is in use, unless forced."""
+        if not force and not self._fuse_ended.is_set():
+            await self._workers.slow(mountpoints.unmount, self._place.mountpoint)
+        self.end("shutdown")
+        await self._ended.wait()
+        if self._failure is not None:
+            raise self._failure
+        return {}
+
+    async def _end(self, parts: Composition) -> None:
+        """The end, in its order. Every step is tried, whatever became of the one before."""
+        if self._serving:
+            await self._unmount_if_idle()
+            self._tasks_scope.cancel()
+            await self._tasks_ended.wait()
+        if parts.session is not None:
+            await self._try("commit", parts.session.stop)
+        if self._serving and not self._fuse_ended.is_set():
+            pyfuse3.terminate()
+            await self._fuse_ended.wait()
+        if self._mounted:
+            pyfuse3.close(unmount=True)
+        await self._try("close", partial(self._workers.slow, parts.close))
+        self._ended.set()
+
+    async def _try(self, what: str, step: Callable[[], Awaitable[None]]) -> None:
+        """One step of the end; the first failure is what the end will be remembered for."""
+        try:
+            await step()
+        except BallastError as error:
+            _log.error("mount.end_failed", extra={"step": what, "error": str(error)})
+            self._failure = self._failure or error
+        except Exception as error:
+            _log.exception("mount.end_crashed", extra={"step": what})
+            self._failure = self._failure or BallastError(f"Ending the mount failed ({what}): {error!r}.")
+
+    async def _unmount_if_idle(self) -> None:
+        """Unmounts if nobody uses the mount, while it still answers: the kernel then hands back everything in order."""
+        if self._fuse_ended.is_set():
+            return
+        try:
+            await self._workers.slow(mountpoints.unmount, self._place.mountpoint)
+        except BusyError:
+            _log.info("mount.busy", extra={"users": mountpoints.busy_sentence(self._place.mountpoint)})
+        except BallastError as error:
+            _log.warning("mount.unmount_failed", extra={"error": str(error)})
+        else:
+            await self._fuse_ended.wait()
+
+    async def _last_words(self) -> None:
+        with trio.move_on_after(LAST_WORDS_S):
+            await self._server.wait_idle()

@@ -1,0 +1,1 @@
+"""Verifying a repository without writing to it."""

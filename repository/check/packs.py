@@ -1,0 +1,163 @@
+"""Verifying packs: headers, directories, and (when asked) every record's bytes."""
+
+import errno
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+from pyroaring import BitMap64
+
+from repository.codec import Codec
+from repository.errors import BallastError, DamagedError, VolumeError
+from repository.format.pack import (
+    PACK_HEADER_BYTES,
+    PackDirectory,
+    decode_pack_header,
+    pack_path,
+)
+from repository.format.record import HEADER_BYTES
+from repository.ids import PackIndex
+from repository.packs.load import list_packs
+from repository.packs.reader import read_directory
+from repository.packs.table import PackInfo
+from repository.policy.collect import live_rows
+from repository.roots import all_kept
+from repository.storage.volume import FileHandle
+from repository.units import MIB
+
+if TYPE_CHECKING:
+    from repository.check.check import Findings
+    from repository.ports import Progress
+    from repository.repo import Repository
+
+WINDOW_BYTES: Final = 4 * MIB
+"""Read at once while records are verified; longer than the longest chunk with its header."""
+
+
+class PackFigures(NamedTuple):
+    """How much was looked at."""
+
+    packs: int
+    records: int
+    read_bytes: int
+
+
+def check_packs(
+    repository: "Repository", findings: "Findings", *, read_data: bool, progress: "Progress | None"
+) -> PackFigures:
+    """Every pack: its header, its end, and its records that something needs."""
+    kept = _kept(repository, findings)
+    infos = repository.store.packs()
+    _check_unknown(repository, findings, {info.index for info in infos})
+    if progress is not None:
+        progress.start("checking packs", sum(info.allocated_bytes for info in infos))
+    records = read_bytes = 0
+    for info in infos:
+        one = _PackCheck(repository, findings, info, kept)
+        try:
+            found, nbytes = one.run(read_data=read_data)
+        except VolumeError as error:
+            if error.errno != errno.ENOENT:
+                findings.error(pack_path(info.index), str(error))
+            continue  # a collection beside us took it
+        except DamagedError as error:
+            findings.error(pack_path(info.index), str(error))
+            continue
+        records += found
+        read_bytes += nbytes
+        if progress is not None:
+            progress.advance(info.allocated_bytes, 0)
+    if progress is not None:
+        progress.finish()
+    return PackFigures(len(infos), records, read_bytes)
+
+
+def _kept(repository: "Repository", findings: "Findings") -> BitMap64 | None:
+    """What some root needs; None where that cannot be told (every record counts as needed then)."""
+    try:
+        return all_kept(repository.store, repository.catalog)
+    except BallastError as error:
+        findings.error("snapshots", f"what they need cannot be told: {error}")
+        return None
+
+
+def _check_unknown(repository: "Repository", findings: "Findings", known: set[PackIndex]) -> None:
+    for pack in list_packs(repository.volume):
+        if pack in known:
+            continue
+        try:
+            size = repository.volume.stat(pack_path(pack)).st_size
+        except VolumeError:
+            continue
+        if size > PACK_HEADER_BYTES and not repository.writable:
+            findings.warning(pack_path(pack), "it appeared while this check ran, or holds no record")
+
+
+class _PackCheck:
+    """One pack's verification."""
+
+    def __init__(self, repository: "Repository", findings: "Findings", info: PackInfo, kept: BitMap64 | None) -> None:
+        self._repository = repository
+        self._findings = findings
+        self._info = info
+        self._kept = kept
+        self._codec = Codec(repository.config.id_key, repository.config.seed)
+        self._path = pack_path(info.index)
+
+    def run(self, *, read_data: bool) -> tuple[int, int]:
+        """Returns the number of records in it, and the bytes of those that were verified whole."""
+        with self._repository.volume.open(self._path) as handle:
+            self._check_header(handle)
+            self._check_end(handle)
+            directory = self._repository.store.directory(self._info.index)
+            rows = self._rows(directory)
+            checked = 0
+            for position in rows:
+                checked += self._check_record(handle, directory, int(position), whole=read_data)
+            return int(np.count_nonzero(directory.kind)), checked if read_data else 0
+
+    def _check_header(self, handle: FileHandle) -> None:
+        config = self._repository.config
+        try:
+            header = decode_pack_header(handle.pread(PACK_HEADER_BYTES, 0))
+        except DamagedError as error:
+            self._findings.warning(f"{self._path}, byte 0", f"{error}; its records stand by themselves")
+            return
+        if header.pack != self._info.index or header.repository_id != config.repository_id:
+            self._findings.error(f"{self._path}, byte 0", "this is another pack, or another repository's")
+
+    def _check_end(self, handle: FileHandle) -> None:
+        seed = self._repository.config.seed
+        if self._info.sealed and read_directory(handle, self._codec, seed, self._info.index) is None:
+            self._findings.warning(f"{self._path}, end", "its directory is damaged; the records were found by scanning")
+
+    def _rows(self, directory: PackDirectory) -> Iterable[int]:
+        """Positions of the records that something needs."""
+        there = directory.kind > 0
+        if self._kept is not None:
+            alive = live_rows(self._kept, self._info.index, len(directory))
+            for position in np.flatnonzero(alive & ~there).tolist():
+                self._findings.error(
+                    f"{self._path}, position {position}", "a record that a snapshot or the journal needs is not there"
+                )
+            there = there & alive
+        found: list[int] = np.flatnonzero(there).tolist()
+        return found
+
+    def _check_record(self, handle: FileHandle, directory: PackDirectory, position: int, *, whole: bool) -> int:
+        offset, stored = int(directory.offset[position]), int(directory.stored[position])
+        place = f"{self._path}, byte {offset}"
+        record_id = directory.id_at(position)
+        buffer = handle.pread(stored if whole else HEADER_BYTES, offset)
+        try:
+            if whole:
+                header, _ = self._codec.decode(buffer, self._info.index, offset)
+            else:
+                header = self._codec.header_at(buffer, self._info.index, offset)
+        except DamagedError as error:
+            self._findings.error(place, f"record {record_id.hex()}: {error}")
+            return 0
+        if header.id != record_id or header.position != position or header.stored_length != stored:
+            self._findings.error(place, f"record {record_id.hex()}: another record lies here")
+            return 0
+        return stored

@@ -1,0 +1,1 @@
+"""`snapshot create`: files of this machine straight into the repository, without a mount."""

@@ -1,0 +1,273 @@
+"""Puts the tree of a new snapshot together from what the scanner tells and the workers read.
+
+The scanner runs ahead of the builder by at most LOOKAHEAD_EVENTS, so that workers always have files to read, also
+where every directory holds only a few. Memory does not grow with the number of files: a directory's changes are
+written whenever FLUSH_CHANGES of them have come together (`rewrite_directory` gives the same tree, however the changes
+are divided), and an unchanged directory is never written at all.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Final, NamedTuple, Protocol
+
+from repository.create.events import (
+    Event,
+    FileFound,
+    FileTask,
+    Frame,
+    FrameDone,
+    LinkedNode,
+    LinkFound,
+    NodeFound,
+    Outcome,
+)
+from repository.create.ingest import Ingest
+from repository.create.scan import Scanner
+from repository.format.inode import DirRef, Inode, NodeKind, Totals
+from repository.ids import FileId, RecordId
+from repository.notices import Notices
+from repository.ports import Progress
+from repository.units import MIB
+
+LOOKAHEAD_EVENTS: Final = 8192
+"""About 5 MB of inodes and tasks."""
+BATCH_FILES: Final = 256
+BATCH_BYTES: Final = 4 * MIB
+"""One hop to a worker costs as much as hashing 256 KiB: this makes it less than a tenth."""
+BATCH_DIRECTORIES: Final = 64
+"""Directories that one batch keeps open: with all batches under way below half of the usual 1,024 descriptors."""
+BATCHES_UNDER_WAY: Final = 6
+"""Batches submitted and not yet built in: bounds the bytes in memory at 24 MiB and what a worker adds."""
+FLUSH_CHANGES: Final = 8192
+"""Changed entries of one directory held in memory, about 5 MB."""
+FLUSH_LINKS: Final = 65_536
+"""Hard-linked inodes held in memory, about 40 MB, before the links table is written."""
+
+
+class TreeSink(Protocol):
+    """Writes directories and links tables."""
+
+    def rewrite_directory(self, base: DirRef, changes: Mapping[bytes, Inode | None]) -> tuple[DirRef, Totals]: ...
+
+    def rewrite_links(self, base: RecordId | None, changes: Mapping[FileId, Inode | None]) -> RecordId | None: ...
+
+
+class Built(NamedTuple):
+    """A finished tree: its root with listing and totals, and its links table."""
+
+    root: Inode
+    links: RecordId | None
+
+
+class _Batch:
+    """Tasks that travel together, and their outcomes once they are back."""
+
+    __slots__ = ("_future", "_outcomes", "directories", "nbytes", "tasks")
+
+    def __init__(self) -> None:
+        self.tasks: list[FileTask] = []
+        self.nbytes = 0
+        self.directories = 0
+        self._future: Future[list[Outcome]] | None = None
+        self._outcomes: list[Outcome] = []
+
+    def send(self, pool: ThreadPoolExecutor, read: Callable[[list[FileTask]], list[Outcome]]) -> None:
+        self._future = pool.submit(read, self.tasks)
+
+    @property
+    def sent(self) -> bool:
+        return self._future is not None
+
+    def outcome(self, row: int) -> Outcome:
+        """The outcome of the task `row`; waits for it."""
+        if not self._outcomes:
+            assert self._future is not None
+            self._outcomes = self._future.result()
+        return self._outcomes[row]
+
+    def abandon(self) -> None:
+        """Give up what no worker has begun."""
+        if self._future is None or self._future.cancel():
+            for task in self.tasks:
+                task.directory.release()
+
+
+class _Waiting(NamedTuple):
+    event: Event
+    batch: _Batch | None
+    row: int
+
+
+class Builder:
+    """Runs one scan to its end. Used by one thread; `pool` runs the reading."""
+
+    def __init__(
+        self,
+        scanner: Scanner,
+        ingest: Ingest,
+        trees: TreeSink,
+        pool: ThreadPoolExecutor,
+        *,
+        notices: Notices,
+        progress: Progress,
+    ) -> None:
+        self._scanner = scanner
+        self._ingest = ingest
+        self._trees = trees
+        self._pool = pool
+        self._notices = notices
+        self._progress = progress
+        self._waiting: deque[_Waiting] = deque()
+        self._batch = _Batch()
+        self._under_way: deque[_Batch] = deque()
+        self._failed_links: set[FileId] = set()
+        self._link_changes: dict[FileId, Inode | None] = {}
+        self._links: RecordId | None = None
+        self._told_files = 0
+        self._told_bytes = 0
+        self.changed_files = 0
+        self._root: Inode | None = None
+
+    def run(self) -> Built:
+        """Scan, read and build everything. Raises what the store raises."""
+        more = True
+        while more:
+            more = self._scanner.step()
+            while self._scanner.events:
+                self._admit(self._scanner.events.popleft())
+            while self._waiting and (len(self._waiting) > LOOKAHEAD_EVENTS or len(self._under_way) > BATCHES_UNDER_WAY):
+                self._build_next()
+        while self._waiting:
+            self._build_next()
+        self._tell_unchanged()
+        self._flush_links()
+        assert self._root is not None
+        return Built(self._root, self._links)
+
+    def abandon(self) -> None:
+        """Let go of every file that will not be read any more (after an error)."""
+        self._scanner.close()
+        for batch in (*self._under_way, self._batch):
+            batch.abandon()
+        self._under_way.clear()
+        self._batch = _Batch()
+
+    def _admit(self, event: Event) -> None:
+        """Take an event into the queue; its file, if it is one, into the batch that is being filled."""
+        if not isinstance(event, FileFound):
+            self._waiting.append(_Waiting(event, None, 0))
+            return
+        batch = self._batch
+        if not batch.tasks or batch.tasks[-1].directory is not event.task.directory:
+            batch.directories += 1
+        self._waiting.append(_Waiting(event, batch, len(batch.tasks)))
+        batch.tasks.append(event.task)
+        batch.nbytes += event.task.size_bytes
+        if len(batch.tasks) >= BATCH_FILES or batch.nbytes >= BATCH_BYTES or batch.directories >= BATCH_DIRECTORIES:
+            self._send()
+
+    def _send(self) -> None:
+        batch = self._batch
+        if batch.tasks:
+            batch.send(self._pool, self._ingest.read_batch)
+            self._under_way.append(batch)
+            self._batch = _Batch()
+
+    def _build_next(self) -> None:
+        event, batch, row = self._waiting.popleft()
+        match event:
+            case FileFound():
+                assert batch is not None
+                if not batch.sent:
+                    self._send()
+                outcome = batch.outcome(row)
+                while self._under_way and self._under_way[0] is not batch:
+                    self._under_way.popleft()
+                if row == len(batch.tasks) - 1:
+                    self._under_way.popleft()
+                self._file(event, outcome)
+            case NodeFound(frame, name, inode):
+                self.changed_files += inode is not None and inode.kind is not NodeKind.DIRECTORY
+                self._change(frame, name, inode)
+            case LinkedNode(inode, unchanged):
+                self.changed_files += not unchanged
+                self._linked(inode)
+            case LinkFound(frame, name, file_id, unchanged):
+                if file_id in self._failed_links:
+                    self._change(frame, name, None)
+                elif not unchanged:
+                    self._change(frame, name, Inode(NodeKind.LINK, file_id))
+            case FrameDone(frame):
+                self._finish(frame)
+                self._tell_unchanged()
+
+    def _file(self, event: FileFound, outcome: Outcome) -> None:
+        if outcome.problem:
+            self._notices.problem(event.task.directory.path_of(event.name), outcome.problem)
+        inode = outcome.inode
+        self._progress.advance(outcome.read_bytes, 1)
+        if inode is None:
+            if event.linked:
+                self._failed_links.add(event.task.file_id)
+            if event.base is not None:
+                self._change(event.frame, event.name, None)
+            return
+        base = event.base
+        if base is not None and not event.linked and inode == _with_identity(base, inode):
+            self._scanner.counts.unchanged_files += 1
+            self._told_files += 1
+            return
+        self.changed_files += 1
+        if event.linked:
+            self._linked(inode)
+            inode = Inode(NodeKind.LINK, inode.file_id)
+        self._change(event.frame, event.name, inode)
+
+    def _linked(self, inode: Inode) -> None:
+        self._link_changes[inode.file_id] = inode
+        if len(self._link_changes) >= FLUSH_LINKS:
+            self._flush_links()
+
+    def _flush_links(self) -> None:
+        if self._link_changes:
+            self._links = self._trees.rewrite_links(self._links, self._link_changes)
+            self._link_changes.clear()
+
+    def _change(self, frame: Frame, name: bytes, inode: Inode | None) -> None:
+        frame.changes[name] = inode
+        if len(frame.changes) >= FLUSH_CHANGES:
+            self._write(frame)
+
+    def _write(self, frame: Frame) -> None:
+        if frame.changes:
+            frame.ref, frame.totals = self._trees.rewrite_directory(frame.ref, frame.changes)
+            frame.changes.clear()
+
+    def _finish(self, frame: Frame) -> None:
+        """The directory is complete: write it, and tell its parent if that made a difference."""
+        self._write(frame)
+        base = frame.base
+        inode = replace(frame.inode, directory=frame.ref, totals=frame.totals)
+        if base is not None and inode == _with_identity(base, inode):
+            inode = base
+        if frame.parent is None:
+            self._root = inode
+        elif inode is not base:
+            self._change(frame.parent, frame.name, inode)
+
+    def _tell_unchanged(self) -> None:
+        """Bring the progress up to date with what needed no reading."""
+        counts = self._scanner.counts
+        files = counts.unchanged_files - self._told_files
+        nbytes = counts.unchanged_bytes - self._told_bytes
+        if files:
+            self._progress.advance(nbytes, files)
+            self._told_files += files
+            self._told_bytes += nbytes
+
+
+def _with_identity(base: Inode, inode: Inode) -> Inode:
+    """`base` with what may differ without being a change: identity, and the time of the last reading."""
+    return replace(base, file_id=inode.file_id, version=inode.version, atime_ns=inode.atime_ns)

@@ -1,0 +1,248 @@
+"""`snapshot create` as one call: scan, read, build, publish."""
+
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from repository.chunker import Chunker
+from repository.create.builder import Builder, Built
+from repository.create.exclude import Excludes
+from repository.create.ingest import Ingest
+from repository.create.scan import Base, FileIds, ScanCounts, Scanner, ScanOptions, wanted_tree
+from repository.create.source import SourceError, directory_identity, lstat_path
+from repository.errors import BallastError, DamagedError, UsageError
+from repository.format.catalog import Slot, cut_source
+from repository.format.inode import Extent, ExtentsRef, Totals
+from repository.format.record import Buffer, RecordKind, Stored
+from repository.ids import FileId
+from repository.leases import Lease
+from repository.ledger import Claim
+from repository.notices import Notices
+from repository.ports import Progress
+from repository.repo import Repository, Tree
+from repository.trees.writer import TreeWriter
+
+READERS: Final = 2
+"""Threads that read files: more only queue for the interpreter; reading itself is done by the kernel ahead of them."""
+STORERS: Final = 2
+"""Threads that hash, compress and append what readers of large files cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRequest:
+    """What to store. `paths` as given; `mounts`: absolute paths of Ballast mounts; `name` None takes the time."""
+
+    paths: Sequence[bytes]
+    name: str | None
+    excludes: Excludes
+    exclude_caches: bool = False
+    one_file_system: bool = False
+    mounts: frozenset[bytes] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A published snapshot and what it took. Sizes in bytes; `stored_bytes` is what the repository grew by."""
+
+    slot: Slot
+    counts: ScanCounts
+    changed_files: int
+    stored_bytes: int
+    parent: str | None
+
+
+def absolute(path: bytes) -> bytes:
+    """`path` made absolute as it is written; only a `..` has its directory's symlinks resolved first."""
+    joined = os.path.join(os.getcwdb(), path)
+    if b".." in joined.split(b"/"):
+        directory, name = os.path.split(joined.rstrip(b"/"))
+        return os.path.realpath(joined) if name in (b"..", b".") else os.path.join(os.path.realpath(directory), name)
+    normal = os.path.normpath(joined)
+    return normal[1:] if normal.startswith(b"//") else normal
+
+
+def source_of(paths: Sequence[bytes]) -> str:
+    """`host:path[,path...]`, by which the parent of a later snapshot is found."""
+    return f"{socket.gethostname()}:{','.join(os.fsdecode(path) for path in sorted(set(paths)))}"
+
+
+def create_snapshot(repo: Repository, request: CreateRequest, notices: Notices, progress: Progress) -> Created:
+    """Store the files and publish the snapshot. Durable on return.
+
+    Files that cannot be read are told to `notices` and left out. Raises UsageError, NameTakenError, NoSpaceError and
+    what the store raises; nothing is published then, and what was stored is found again by the next attempt.
+    """
+    if request.name is not None:
+        repo.snapshots.require_name(request.name)
+    paths = _existing([absolute(path) for path in request.paths], notices)
+    source = source_of(paths)
+    parent = _parent(repo, source)
+    with repo.store.lease() as lease:
+        while True:
+            run = _Run(repo, request, lease, notices, progress)
+            try:
+                return run.create(paths, source, parent)
+            except _ParentDamagedError as error:
+                notices.note(
+                    f"The snapshot before this one ('{error.parent.name}') cannot be read ({error.cause}): "
+                    "every file is read again."
+                )
+                parent = None
+
+
+class _ParentDamagedError(Exception):
+    def __init__(self, parent: Slot, cause: DamagedError) -> None:
+        super().__init__(str(cause))
+        self.parent = parent
+        self.cause = cause
+
+
+def _existing(paths: list[bytes], notices: Notices) -> list[bytes]:
+    """Those that can be looked at; the others are told. Raises UsageError when none is left."""
+    found: list[bytes] = []
+    failures: list[tuple[bytes, SourceError]] = []
+    for path in dict.fromkeys(paths):
+        try:
+            lstat_path(path)
+            found.append(path)
+        except SourceError as error:
+            failures.append((path, error))
+    if not found:
+        path, reason = failures[0]
+        raise UsageError(f"'{os.fsdecode(path)}' cannot be stored: {reason}.")
+    for path, reason in failures:
+        notices.problem(path, str(reason))
+    return found
+
+
+def _parent(repo: Repository, source: str) -> Slot | None:
+    """The newest listed snapshot of the same source."""
+    wanted = cut_source(source)
+    for slot in reversed(repo.snapshots.listed()):
+        if cut_source(slot.source) != wanted:
+            continue
+        try:
+            manifest = repo.manifest(slot)
+        except DamagedError:
+            continue
+        if manifest is not None and manifest.source == source:
+            return slot
+    return None
+
+
+class _CountingStore:
+    """The store, counting what it grows by. Thread safe."""
+
+    def __init__(self, repo: Repository) -> None:
+        self._store = repo.store
+        self._lock = threading.Lock()
+        self.stored_bytes = 0
+
+    def put(
+        self, kind: RecordKind, payloads: Sequence[Buffer], lease: Lease, claim: Claim | None = None
+    ) -> list[Stored]:
+        stored = self._store.put(kind, payloads, lease, claim)
+        grown = sum(one.stored_length for one in stored if one.new)
+        with self._lock:
+            self.stored_bytes += grown
+        return stored
+
+
+class _SharedWriter:
+    """Long extent lists from many threads through a writer that takes one at a time."""
+
+    def __init__(self, trees: TreeWriter) -> None:
+        self._trees = trees
+        self._lock = threading.Lock()
+
+    def write_extents(self, extents: Sequence[Extent]) -> tuple[Extent, ...] | ExtentsRef:
+        with self._lock:
+            return self._trees.write_extents(extents)
+
+    def rewrite_extents(
+        self, base: ExtentsRef, changed: Sequence[tuple[int, int, Sequence[Extent]]]
+    ) -> tuple[Extent, ...] | ExtentsRef:
+        with self._lock:
+            return self._trees.rewrite_extents(base, changed)
+
+
+class _Run:
+    """One attempt."""
+
+    def __init__(
+        self, repo: Repository, request: CreateRequest, lease: Lease, notices: Notices, progress: Progress
+    ) -> None:
+        self._repo = repo
+        self._request = request
+        self._lease = lease
+        self._notices = notices
+        self._progress = progress
+        self._store = _CountingStore(repo)
+        self._ids = FileIds(_next_file_id(repo))
+
+    def create(self, paths: list[bytes], source: str, parent: Slot | None) -> Created:
+        repo, request = self._repo, self._request
+        time_ns = repo.clock.now_ns()
+        self._progress.start("Storing", None)
+        try:
+            base = self._base(parent)
+            options = ScanOptions(
+                request.excludes,
+                request.exclude_caches,
+                request.one_file_system,
+                directory_identity(os.fsencode(repo.volume.root)),
+                request.mounts,
+            )
+            scanner = Scanner(options, base, repo.reader, self._ids, self._notices)
+            built, changed_files = self._build(scanner, paths)
+        except DamagedError as error:
+            if parent is None:
+                raise
+            raise _ParentDamagedError(parent, error) from error
+        finally:
+            self._progress.finish()
+        tree = Tree(built.root, built.links, FileId(self._ids.next), time_ns, source, self._totals(built))
+        slot = repo.publish(tree, self._lease, name=request.name, parent=parent)
+        return Created(
+            slot, scanner.counts, changed_files, self._store.stored_bytes, None if parent is None else parent.name
+        )
+
+    def _base(self, parent: Slot | None) -> Base | None:
+        if parent is None:
+            return None
+        manifest = self._repo.manifest(parent)
+        assert manifest is not None
+        return Base(manifest.root, manifest.links, manifest.time_ns)
+
+    def _totals(self, built: Built) -> Totals:
+        """Of the whole snapshot: names that are not directories, and every hard-linked inode's bytes once."""
+        linked = self._repo.reader.link_totals(built.links)
+        return Totals(built.root.totals.files, built.root.totals.content_bytes + linked.content_bytes)
+
+    def _build(self, scanner: Scanner, paths: list[bytes]) -> tuple[Built, int]:
+        reader = self._repo.reader
+        extents = _SharedWriter(TreeWriter(self._store, reader, self._lease))
+        trees = TreeWriter(self._store, reader, self._lease)
+        with ThreadPoolExecutor(READERS, "read") as readers, ThreadPoolExecutor(STORERS, "store") as storers:
+            chunker = Chunker(self._repo.config.chunker)
+            ingest = Ingest(self._store, extents, chunker, lease=self._lease, storing=storers)
+            builder = Builder(scanner, ingest, trees, readers, notices=self._notices, progress=self._progress)
+            try:
+                scanner.begin(wanted_tree(paths))
+                return builder.run(), builder.changed_files
+            except SourceError as error:
+                raise BallastError(f"'/' cannot be read: {error}.") from error
+            except BaseException:
+                ingest.stop()
+                builder.abandon()
+                raise
+
+
+def _next_file_id(repo: Repository) -> FileId:
+    """The first file id that no root has ever used."""
+    used = [slot.next_file_id for slot in repo.catalog.slots()]
+    return FileId(max([repo.catalog.head().next_file_id, *used]))

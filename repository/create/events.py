@@ -1,0 +1,119 @@
+"""What the scanner tells the builder, in the order in which directories are finished. Values and small states."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from repository.create.source import Directory
+from repository.format.inode import EMPTY_DIR, DirRef, Entry, Inode, Totals
+from repository.ids import FileId
+
+
+@dataclass(slots=True)
+class Frame:
+    """A directory under construction. Only the builder changes `ref`, `totals` and `changes`.
+
+    `inode` holds its attributes; its listing is still missing. `base` is the same directory in the parent
+    snapshot. `changes` are against `ref`, which starts as the parent's listing.
+    """
+
+    parent: "Frame | None"
+    name: bytes
+    inode: Inode
+    base: Inode | None
+    ref: DirRef = EMPTY_DIR
+    totals: Totals = Totals(0, 0)
+    changes: dict[bytes, Inode | None] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class FileTask:
+    """A regular file whose bytes must be read. `directory` is held until the task is done."""
+
+    directory: Directory
+    name: bytes
+    file_id: FileId
+    size_bytes: int
+
+
+class Outcome(NamedTuple):
+    """What became of a FileTask. `problem` may come with an inode (stored, though it changed meanwhile)."""
+
+    inode: Inode | None
+    problem: str
+    read_bytes: int
+
+
+class FileFound(NamedTuple):
+    """A file to be read.
+
+    `linked`: its inode goes into the links table. `base`: what the parent snapshot's listing has under the name.
+    """
+
+    frame: Frame
+    name: bytes
+    task: FileTask
+    linked: bool
+    base: Inode | None
+
+
+class NodeFound(NamedTuple):
+    """An entry that is complete already; None: the name is gone since the parent snapshot."""
+
+    frame: Frame
+    name: bytes
+    inode: Inode | None
+
+
+class LinkedNode(NamedTuple):
+    """A hard-linked inode for the links table; `unchanged`: the parent snapshot's has the same."""
+
+    inode: Inode
+    unchanged: bool
+
+
+class LinkFound(NamedTuple):
+    """One more name of the hard-linked inode `file_id`; `unchanged`: the parent's listing says the same."""
+
+    frame: Frame
+    name: bytes
+    file_id: FileId
+    unchanged: bool
+
+
+class FrameDone(NamedTuple):
+    """Everything in this directory has been told."""
+
+    frame: Frame
+
+
+Event = FileFound | NodeFound | LinkedNode | LinkFound | FrameDone
+
+
+class BaseCursor:
+    """Walks the parent snapshot's listing of a directory in step with the sorted names of today."""
+
+    __slots__ = ("_entries", "_next")
+
+    def __init__(self, entries: Iterator[Entry]) -> None:
+        self._entries = entries
+        self._next = next(entries, None)
+
+    def take(self, name: bytes, gone: list[bytes]) -> Inode | None:
+        """The parent's inode called `name`; names that lie before it, and were not asked for, go to `gone`."""
+        entry = self._next
+        while entry is not None and entry.name < name:
+            gone.append(entry.name)
+            entry = next(self._entries, None)
+        if entry is None or entry.name != name:
+            self._next = entry
+            return None
+        self._next = next(self._entries, None)
+        return entry.inode
+
+    def rest(self) -> list[bytes]:
+        """All names behind the last one that was asked for."""
+        names = [] if self._next is None else [self._next.name]
+        self._next = None
+        names.extend(entry.name for entry in self._entries)
+        return names

@@ -1,0 +1,240 @@
+"""The content side of inodes as columns: types, sizes, extents, link targets, devices, child listings. Pure."""
+
+import struct
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Final
+
+import numpy as np
+
+from repository.format.inode import Extent, ExtentsRef, Inode, NodeKind, Totals
+from repository.format.packing import (
+    SIZE_MAX_BYTES,
+    U16_ROW,
+    U64_ROW,
+    Cursor,
+    id_at,
+    id_or_none,
+    planes_of,
+    refuse,
+    split_ids,
+)
+from repository.format.record import RAW_MAX_BYTES
+from repository.ids import NO_ID, RECORD_ID_BYTES, RecordId
+
+INLINE_EXTENTS_MAX: Final = 64
+"""More extents than this go into records of their own: an entry stays below 3 KiB."""
+EXTENT_ROW: Final = struct.Struct("<QII")
+"""gap (offset minus end of the extent before), length, offset in the chunk; bytes."""
+EXTENT_DTYPE: Final = np.dtype([("gap", "<u8"), ("length", "<u4"), ("chunk_offset", "<u4")])
+
+_U64: Final = (1 << 64) - 1
+_FORM_REF: Final = 255
+_FORMS: Final = bytes(range(INLINE_EXTENTS_MAX + 1)) + bytes([_FORM_REF])
+_KINDS: Final = bytes(NodeKind)
+_PAIR_ROW: Final = struct.Struct("<QQ")
+
+
+def check_extent_rows(rows: bytes, origin: RecordId) -> None:
+    """Raises DamagedError where an extent is empty, longer than any chunk, or reaches behind one."""
+    if not rows:
+        return
+    table = np.frombuffer(rows, EXTENT_DTYPE)
+    lengths, starts = table["length"], table["chunk_offset"]
+    if int(lengths.min()) == 0 or int(lengths.max()) > RAW_MAX_BYTES or int(starts.max()) >= RAW_MAX_BYTES:
+        refuse(origin, "an extent's length is impossible")
+
+
+class FileColumns:
+    """The content side of n inodes: types, sizes, extents, targets, device numbers, child listings.
+
+    Decoded only as far as slices; one row's values are computed when asked for. Immutable, so thread safe.
+    """
+
+    __slots__ = ("_devices", "_directories", "_extents", "_forms", "_ids", "_refs", "_rests", "_target_ends",
+                 "_targets", "count", "directories", "inline_count", "kinds", "origin")  # fmt: skip
+
+    def __init__(self, cursor: Cursor, count: int) -> None:
+        """Takes the columns of `count` inodes from `cursor`. Raises DamagedError."""
+        origin = cursor.origin
+        self.origin = origin
+        self.count = count
+        kinds = cursor.take(count)
+        forms = cursor.take(kinds.count(NodeKind.FILE))
+        if kinds.translate(None, _KINDS) or forms.translate(None, _FORMS):
+            refuse(origin, "an entry's type is unknown")
+        self.kinds = kinds
+        self._forms = forms
+        self._rests = cursor.rows(count, U64_ROW.size)
+        references = forms.count(_FORM_REF)
+        inline = sum(forms) - _FORM_REF * references
+        self.inline_count = inline
+        self.directories = kinds.count(NodeKind.DIRECTORY)
+        self._extents = cursor.rows(inline, EXTENT_ROW.size)
+        check_extent_rows(self._extents, origin)
+        self._refs = cursor.rows(references, _PAIR_ROW.size)
+        self._directories = cursor.rows(self.directories, _PAIR_ROW.size)
+        devices = kinds.count(NodeKind.CHARACTER) + kinds.count(NodeKind.BLOCK)
+        self._devices = cursor.rows(devices, U64_ROW.size)
+        links = kinds.count(NodeKind.SYMLINK)
+        lengths = cursor.rows(links, U16_ROW.size)
+        ends = list(accumulate((length for (length,) in U16_ROW.iter_unpack(lengths)), initial=0))
+        self._target_ends = ends
+        self._targets = cursor.take(ends[-1])
+        self._ids = cursor.take((inline + references + self.directories) * RECORD_ID_BYTES)
+
+    @property
+    def nbytes(self) -> int:
+        """Estimated memory in bytes."""
+        fixed = len(self._rests) + len(self._extents) + len(self._refs) + len(self._directories) + len(self._devices)
+        return 700 + 2 * self.count + fixed + 8 * len(self._target_ends) + len(self._targets) + len(self._ids)
+
+    def chunk_ids(self) -> list[RecordId]:
+        """The chunks of the inline extents."""
+        return split_ids(self._ids[: self.inline_count * RECORD_ID_BYTES])
+
+    def node_ids(self) -> list[RecordId]:
+        """Extent lists and child listings."""
+        return split_ids(self._ids[self.inline_count * RECORD_ID_BYTES :])
+
+    def extents(self, row: int) -> tuple[tuple[Extent, ...] | ExtentsRef, int, int]:
+        """Extents, size and allocated bytes of the FILE at `row`."""
+        forms = self._forms
+        ordinal = self.kinds.count(NodeKind.FILE, 0, row)
+        form = forms[ordinal]
+        (rest,) = U64_ROW.unpack_from(self._rests, row * U64_ROW.size)
+        if form == 0:
+            return (), self._size(rest), 0
+        if form == _FORM_REF:
+            index = forms.count(_FORM_REF, 0, ordinal)
+            count, allocated = _PAIR_ROW.unpack_from(self._refs, index * _PAIR_ROW.size)
+            if allocated > SIZE_MAX_BYTES:
+                refuse(self.origin, "an extent list is impossibly long")
+            head = id_at(self._ids, self.inline_count + index)
+            return ExtentsRef(head, count), self._size(rest), allocated
+        first = sum(forms[:ordinal]) - _FORM_REF * forms.count(_FORM_REF, 0, ordinal)
+        end = allocated = 0
+        found: list[Extent] = []
+        for index in range(first, first + form):
+            gap, length, chunk_offset = EXTENT_ROW.unpack_from(self._extents, index * EXTENT_ROW.size)
+            start = end + gap
+            end = start + length
+            allocated += length
+            found.append(Extent(start, length, id_at(self._ids, index), chunk_offset))
+        if end > SIZE_MAX_BYTES:
+            refuse(self.origin, "an extent reaches behind the largest offset")
+        return tuple(found), self._size((end + rest) & _U64), allocated
+
+    def _size(self, size: int) -> int:
+        if size > SIZE_MAX_BYTES:
+            refuse(self.origin, "a size is impossible")
+        return size
+
+    def size(self, row: int) -> int:
+        """Size in bytes of an inode that is not a FILE."""
+        (size,) = U64_ROW.unpack_from(self._rests, row * U64_ROW.size)
+        return self._size(size)
+
+    def target(self, row: int) -> bytes:
+        """Target of the SYMLINK at `row`."""
+        ordinal = self.kinds.count(NodeKind.SYMLINK, 0, row)
+        return self._targets[self._target_ends[ordinal] : self._target_ends[ordinal + 1]]
+
+    def device(self, row: int) -> int:
+        """Device number of the CHARACTER or BLOCK at `row`."""
+        kinds = self.kinds
+        ordinal = kinds.count(NodeKind.CHARACTER, 0, row) + kinds.count(NodeKind.BLOCK, 0, row)
+        (rdev,) = U64_ROW.unpack_from(self._devices, ordinal * U64_ROW.size)
+        return int(rdev)
+
+    def directory(self, row: int) -> tuple[RecordId | None, Totals]:
+        """Content listing of the DIRECTORY at `row`, and what lies below it."""
+        ordinal = self.kinds.count(NodeKind.DIRECTORY, 0, row)
+        files, content_bytes = _PAIR_ROW.unpack_from(self._directories, ordinal * _PAIR_ROW.size)
+        child = id_or_none(self._ids, len(self._ids) // RECORD_ID_BYTES - self.directories + ordinal)
+        return child, Totals(files, content_bytes)
+
+    def row_totals(self, row: int) -> Totals:
+        """What the entry at `row` adds to its directory's totals."""
+        kind = self.kinds[row]
+        if kind == NodeKind.DIRECTORY:
+            return self.directory(row)[1]
+        return Totals(1, self.extents(row)[1] if kind == NodeKind.FILE else 0)
+
+
+def encode_files(inodes: Sequence[Inode]) -> bytes:
+    """The content side of `inodes`; what a type does not have is left out.
+
+    Raises ValueError for values that the format cannot hold.
+    """
+    kinds, forms = bytearray(), bytearray()
+    rests: list[bytes] = []
+    extents: list[bytes] = []
+    refs: list[bytes] = []
+    directories: list[bytes] = []
+    devices: list[bytes] = []
+    lengths: list[bytes] = []
+    targets: list[bytes] = []
+    chunk_ids: list[bytes] = []
+    head_ids: list[bytes] = []
+    child_ids: list[bytes] = []
+    try:
+        for inode in inodes:
+            kind = inode.kind
+            kinds.append(kind)
+            rest = inode.size
+            if not 0 <= rest <= SIZE_MAX_BYTES:
+                raise ValueError("a size has 63 bits")
+            if kind is NodeKind.FILE:
+                found = inode.extents
+                if isinstance(found, ExtentsRef):
+                    forms.append(_FORM_REF)
+                    refs.append(_PAIR_ROW.pack(found.count, inode.allocated_bytes))
+                    head_ids.append(found.head)
+                else:
+                    if len(found) > INLINE_EXTENTS_MAX:
+                        raise ValueError("too many extents for an entry")
+                    forms.append(len(found))
+                    rest -= pack_extents(found, 0, extents.append, chunk_ids.append)
+            elif kind is NodeKind.DIRECTORY:
+                directories.append(_PAIR_ROW.pack(*inode.totals))
+                child_ids.append(inode.directory.content or NO_ID)
+            elif kind is NodeKind.SYMLINK:
+                lengths.append(U16_ROW.pack(len(inode.target)))
+                targets.append(inode.target)
+            elif kind is NodeKind.LINK:
+                rest = 0
+            elif kind is NodeKind.CHARACTER or kind is NodeKind.BLOCK:
+                devices.append(U64_ROW.pack(inode.rdev))
+            rests.append(U64_ROW.pack(rest & _U64))
+    except struct.error as error:
+        raise ValueError(f"an inode does not fit the format: {error}") from error
+    return b"".join((
+        kinds, forms,
+        planes_of(b"".join(rests), U64_ROW.size),
+        planes_of(b"".join(extents), EXTENT_ROW.size),
+        planes_of(b"".join(refs), _PAIR_ROW.size),
+        planes_of(b"".join(directories), _PAIR_ROW.size),
+        planes_of(b"".join(devices), U64_ROW.size),
+        planes_of(b"".join(lengths), U16_ROW.size),
+        *targets, *chunk_ids, *head_ids, *child_ids,
+    ))  # fmt: skip
+
+
+def pack_extents(
+    extents: Sequence[Extent], start: int, row: Callable[[bytes], None], chunk: Callable[[bytes], None]
+) -> int:
+    """Hands each extent's row (gaps counted from `start`) and chunk id on; returns the end of the last one.
+
+    Raises ValueError where extents overlap, are unsorted, empty or longer than a chunk can be.
+    """
+    end = start
+    for offset, length, chunk_id, chunk_offset in extents:
+        if offset < end or not 0 < length <= RAW_MAX_BYTES or not 0 <= chunk_offset < RAW_MAX_BYTES:
+            raise ValueError("extents have to be sorted, apart and within a chunk")
+        row(EXTENT_ROW.pack(offset - end, length, chunk_offset))
+        chunk(chunk_id)
+        end = offset + length
+    if end > SIZE_MAX_BYTES:
+        raise ValueError("an extent reaches behind the largest offset")
+    return end

@@ -1,0 +1,218 @@
+"""From record ids to places: newest records in memory, the rest in segments.
+
+Owner of the invariant that no look-up answers with a condemned or punched number. Segments are caches: any error in
+reading one discards it, and any error in writing one is logged and passed over.
+"""
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pyroaring import BitMap64
+
+from repository.errors import BallastError, DamagedError, VolumeError
+from repository.format.indexseg import KEY_TYPE, keys_of
+from repository.format.pack import pack_path
+from repository.format.record import Place
+from repository.ids import RECORD_ID_BYTES, RECORDS_PER_PACK_MAX, PackIndex, RecordId, RecordNumber, pack_of
+from repository.index.segment import Segment
+from repository.packs.load import PackLoader
+from repository.packs.table import PackTable
+from repository.storage.volume import Volume
+
+BATCH_MIN: Final = 8
+"""From this many ids on, one vectorised look-up is quicker than single ones."""
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Index:
+    """Look-ups by id. Thread safe; methods that say so are called under the store's state lock."""
+
+    def __init__(self, volume: Volume, table: PackTable, loader: PackLoader, state_lock: threading.Lock) -> None:
+        self._volume = volume
+        self._table = table
+        self._loader = loader
+        self._state = state_lock
+        self._memory: dict[RecordId, RecordNumber] = {}
+        self._condemned = BitMap64()
+        self._damaged = BitMap64()
+        self.segments: tuple[Segment, ...] = ()
+        """Newest first. Replaced as a whole."""
+
+    # -- changes: under the state lock -------------------------------------------------------------------------
+
+    def insert(self, record_id: RecordId, number: RecordNumber) -> None:
+        """From now on `record_id` is found at `number`."""
+        self._memory[record_id] = number
+
+    def remove(self, record_id: RecordId, number: RecordNumber) -> None:
+        """Forget in memory that `record_id` is at `number`."""
+        if self._memory.get(record_id) == number:
+            del self._memory[record_id]
+
+    def condemn(self, numbers: BitMap64) -> None:
+        """No look-up answers with these numbers again."""
+        self._condemned = self._condemned | numbers
+
+    def note_damaged(self, number: RecordNumber) -> None:
+        """Nothing new is to share the record `number`; it is still found by `locate` and for reading."""
+        self._damaged = self._damaged | BitMap64((number,))
+
+    def forget_pack(self, pack: PackIndex) -> None:
+        """The pack is gone: nothing needs to be known of its numbers any more."""
+        numbers = BitMap64()
+        numbers.add_range(pack * RECORDS_PER_PACK_MAX, (pack + 1) * RECORDS_PER_PACK_MAX)
+        self._condemned = self._condemned - numbers
+        self._damaged = self._damaged - numbers
+
+    # -- look-ups ----------------------------------------------------------------------------------------------
+
+    def shareable(self, number: RecordNumber) -> bool:
+        """Whether a put may answer with `number`."""
+        return number not in self._condemned and number not in self._damaged and pack_of(number) in self._table
+
+    def condemned(self) -> BitMap64:
+        """The condemned numbers of packs that still exist. Not to be changed."""
+        return self._condemned
+
+    def peek(self, record_id: RecordId) -> Place | None:
+        """The place of a record that is known in memory and may be shared."""
+        number = self._memory.get(record_id)
+        if number is None or not self.shareable(number):
+            return None
+        return self._table.place(number)
+
+    def memory_count(self) -> int:
+        return len(self._memory)
+
+    def find(self, ids: Sequence[RecordId], *, to_share: bool) -> list[Place | None]:
+        """The place of each id, None where it is nowhere. With `to_share`, records known to be damaged don't count."""
+        answers: list[Place | None] = [self._in_memory(record_id, to_share) for record_id in ids]
+        missing = [item for item, place in enumerate(answers) if place is None]
+        if not missing or not self.segments:
+            return answers
+        if len(missing) < BATCH_MIN:
+            for item in missing:
+                answers[item] = self._in_segments(ids[item], to_share)
+        else:
+            self._fill_from_segments(ids, answers, np.array(missing, np.intp), to_share)
+        return answers
+
+    def candidates(self, record_id: RecordId) -> list[Place]:
+        """Every place of `record_id` that may be read, those not known as damaged first."""
+        number = self._memory.get(record_id)
+        known = None if number is None else self._table.place(number)
+        places = [] if known is None else [known]
+        for segment in self.segments:
+            places += segment.find(record_id)
+        wanted: dict[RecordNumber, Place] = {}
+        for place in places:
+            if self._exists(place.number):
+                wanted.setdefault(place.number, place)
+        return sorted(wanted.values(), key=lambda place: place.number in self._damaged)
+
+    def _exists(self, number: RecordNumber) -> bool:
+        return number not in self._condemned and pack_of(number) in self._table
+
+    def _in_memory(self, record_id: RecordId, to_share: bool) -> Place | None:
+        number = self._memory.get(record_id)
+        if number is None:
+            return None
+        if self.shareable(number) if to_share else self._exists(number):
+            return self._table.place(number)
+        return None
+
+    def _in_segments(self, record_id: RecordId, to_share: bool) -> Place | None:
+        for segment in self.segments:
+            place = self._best(segment.find(record_id), to_share)
+            if place is not None:
+                return place
+        return None
+
+    def _fill_from_segments(
+        self, ids: Sequence[RecordId], answers: list[Place | None], missing: NDArray[np.intp], to_share: bool
+    ) -> None:
+        table = np.frombuffer(b"".join(ids), np.uint8).reshape(len(ids), RECORD_ID_BYTES)
+        keys = keys_of(table)
+        second_words = np.ascontiguousarray(table[:, 8:16]).view(KEY_TYPE).reshape(len(ids))
+        for segment in self.segments:
+            for item, places in segment.find_many(ids, keys, second_words, missing):
+                answers[item] = self._best(places, to_share)
+            missing = np.array([item for item in missing.tolist() if answers[item] is None], np.intp)
+            if not len(missing):
+                return
+
+    def _best(self, places: list[Place], to_share: bool) -> Place | None:
+        """The highest place that exists, is not condemned, and whose pack has no hole that the segment misses."""
+        for place in sorted(places, reverse=True):
+            if not self._exists(place.number) or not self._vetted(pack_of(place.number), to_share):
+                continue
+            if self.shareable(place.number) if to_share else self._exists(place.number):
+                return place
+        return None
+
+    def _vetted(self, pack: PackIndex, to_share: bool) -> bool:
+        """Make sure that the numbers of `pack` which were punched after the segment was written are condemned."""
+        known = self._table.packs.get(pack)
+        if known is None:
+            return False
+        if known.stamp is None:
+            return True
+        try:
+            stat = self._volume.stat(pack_path(pack))
+            gone = BitMap64()
+            if known.stamp != (stat.st_mtime_ns, stat.st_blocks):
+                directory = self._loader.directory(pack, check_all_headers=True)
+                present = BitMap64(directory.numbers[directory.kind != 0].tolist())
+                gone.add_range(pack * RECORDS_PER_PACK_MAX, (pack + 1) * RECORDS_PER_PACK_MAX)
+                gone -= present
+        except (DamagedError, VolumeError) as error:
+            _log.warning("pack.not_examined", extra={"pack": pack, "reason": str(error)})
+            return not to_share
+        with self._state:
+            if gone:
+                self.condemn(gone)
+            known.stamp = None
+        return True
+
+    # -- segments ----------------------------------------------------------------------------------------------
+
+    def wanted(self, numbers: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Which of `numbers` a new segment should hold: not condemned, of a pack that exists."""
+        packs = numbers >> np.uint64(16)
+        present = np.array([pack for pack in np.unique(packs).tolist() if pack in self._table], np.uint64)
+        keep = np.isin(packs, present)
+        condemned = self._condemned
+        if condemned:
+            candidates = np.flatnonzero(keep)
+            dead = [number in condemned for number in numbers[candidates].tolist()]
+            keep[candidates[np.array(dead, np.bool_)]] = False
+        return keep
+
+    def discard(self, segment: Segment, reason: BallastError) -> None:
+        """Stop using a segment that is damaged; the packs that it covered are read again."""
+        _log.warning("index.segment_discarded", extra={"path": segment.path, "reason": str(reason)})
+        others = [other for other in self.segments if other is not segment]
+        elsewhere = {item.pack for other in others for item in other.covered}
+        for item in segment.covered:
+            if item.pack not in elsewhere and item.pack in self._table:
+                loaded = self._loader.load(item.pack, seal=False)
+                if loaded is not None:
+                    with self._state:
+                        self._table.add(loaded)
+                        self.insert_columns(item.pack)
+        self.segments = tuple(others)
+
+    def insert_columns(self, pack: PackIndex) -> None:
+        """Know every record of a pack whose columns are in memory. Under the state lock."""
+        known = self._table.packs[pack]
+        columns = known.columns
+        if columns is None:
+            return
+        directory = columns.directory()
+        for position in np.flatnonzero(directory.kind).tolist():
+            self._memory[directory.id_at(position)] = directory.place(position).number

@@ -1,0 +1,146 @@
+"""chmod, chown, utimes, truncate and extended attributes of the live tree."""
+
+import errno
+import stat
+from dataclasses import dataclass
+from typing import Final
+
+from repository.errors import RefusedError
+from repository.format.inode import NodeKind
+from repository.ids import FileId
+from repository.live import acl
+from repository.live.filedata import FILE_SIZE_MAX
+from repository.live.node import Node
+from repository.live.tree import LiveTree
+
+XATTR_NAME_BYTES_MAX: Final = 255
+XATTR_VALUE_BYTES_MAX: Final = 65_536
+"""Both as in the kernel's VFS (XATTR_NAME_MAX, XATTR_SIZE_MAX)."""
+XATTRS_BYTES_MAX: Final = 262_144
+"""All names and values of one inode: bounds a journal entry and an XATTRS record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a setattr asks for; None leaves a field as it is."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+    ctime_ns: int | None = None
+
+
+def set_attributes(tree: LiveTree, file_id: FileId, wanted: Wanted) -> Node:
+    """Applies `wanted`; times as given, ctime is now unless given."""
+    found = tree.resolve(file_id)
+    if wanted.size is not None:
+        if found.kind is NodeKind.DIRECTORY:
+            raise RefusedError(errno.EISDIR)
+        if found.kind is not NodeKind.FILE:
+            raise RefusedError(errno.EINVAL)
+        if wanted.size > FILE_SIZE_MAX:
+            raise RefusedError(errno.EFBIG)
+    node = tree.change(file_id)
+    now = tree.clock.now_ns()
+    if wanted.size is not None:
+        resize(tree, node, wanted.size)
+        node.mtime_ns = now
+        drop_privileges(node)
+    if wanted.uid is not None or wanted.gid is not None:
+        node.uid = node.uid if wanted.uid is None else wanted.uid
+        node.gid = node.gid if wanted.gid is None else wanted.gid
+        if wanted.mode is None and node.kind is not NodeKind.DIRECTORY:
+            drop_privileges(node)
+        node.xattrs = tuple(pair for pair in node.xattrs if pair[0] != b"security.capability")
+    if wanted.mode is not None:
+        _chmod(node, wanted.mode)
+    if wanted.atime_ns is not None:
+        node.atime_ns = wanted.atime_ns
+    if wanted.mtime_ns is not None:
+        node.mtime_ns = wanted.mtime_ns
+    node.ctime_ns = now if wanted.ctime_ns is None else wanted.ctime_ns
+    return node
+
+
+def _chmod(node: Node, mode: int) -> None:
+    node.mode = mode & 0o7777
+    access = get(node.xattrs, acl.ACCESS)
+    if access is not None:
+        node.xattrs = _with(node.xattrs, acl.ACCESS, acl.encode(acl.chmod(acl.decode(access), mode)))
+
+
+def resize(tree: LiveTree, node: Node, size: int) -> None:
+    """Truncates or extends a file; what is added reads as zeros."""
+    assert node.data is not None
+    if size < node.size:
+        shrunk = node.data.truncate(size)
+        tree.run_bytes -= shrunk
+        if shrunk and not node.data.runs:
+            tree.with_runs.pop(node.file_id, None)
+    node.size = size
+
+
+def drop_privileges(node: Node) -> None:
+    """Writing to a file takes its setuid bit, and its setgid bit if the group may execute it."""
+    if node.mode & (stat.S_ISUID | stat.S_ISGID):
+        node.mode &= ~stat.S_ISUID
+        if node.mode & stat.S_IXGRP:
+            node.mode &= ~stat.S_ISGID
+
+
+def get(xattrs: tuple[tuple[bytes, bytes], ...], name: bytes) -> bytes | None:
+    """The value of `name` in an inode's xattrs."""
+    for key, value in xattrs:
+        if key == name:
+            return value
+    return None
+
+
+def set_xattr(tree: LiveTree, file_id: FileId, name: bytes, value: bytes) -> None:
+    """setxattr(2) without flags; an access ACL changes the mode too."""
+    if not name or len(name) > XATTR_NAME_BYTES_MAX:
+        raise RefusedError(errno.ERANGE)
+    if len(value) > XATTR_VALUE_BYTES_MAX:
+        raise RefusedError(errno.E2BIG)
+    found = tree.resolve(file_id)
+    if sum(len(key) + len(old) for key, old in found.xattrs) + len(name) + len(value) > XATTRS_BYTES_MAX:
+        raise RefusedError(errno.ENOSPC)
+    mode = found.mode
+    keep = True
+    if name in (acl.ACCESS, acl.DEFAULT):
+        if found.kind is NodeKind.SYMLINK or (name == acl.DEFAULT and found.kind is not NodeKind.DIRECTORY):
+            raise RefusedError(errno.EOPNOTSUPP if found.kind is NodeKind.SYMLINK else errno.EACCES)
+        try:
+            entries = acl.decode(value)
+        except ValueError:
+            raise RefusedError(errno.EINVAL) from None
+        keep = bool(entries)
+        if name == acl.ACCESS and entries:
+            mode = acl.mode_of(entries, found.mode)
+            keep = not acl.is_minimal(entries)
+    node = tree.change(file_id)
+    node.mode = mode
+    node.xattrs = _with(node.xattrs, name, value if keep else None)
+    node.ctime_ns = tree.clock.now_ns()
+
+
+def remove_xattr(tree: LiveTree, file_id: FileId, name: bytes) -> None:
+    """removexattr(2); ENODATA where there is none (an ACL that is not there is no error, as on ext4)."""
+    found = tree.resolve(file_id)
+    if get(found.xattrs, name) is None:
+        if name in (acl.ACCESS, acl.DEFAULT):
+            return
+        raise RefusedError(errno.ENODATA)
+    node = tree.change(file_id)
+    node.xattrs = _with(node.xattrs, name, None)
+    node.ctime_ns = tree.clock.now_ns()
+
+
+def _with(xattrs: tuple[tuple[bytes, bytes], ...], name: bytes, value: bytes | None) -> tuple[tuple[bytes, bytes], ...]:
+    rest = [pair for pair in xattrs if pair[0] != name]
+    if value is not None:
+        rest.append((name, value))
+    return tuple(sorted(rest))

@@ -1,0 +1,166 @@
+"""Writing into files of the live tree, and handing what was written to the store in batches.
+
+The tree takes written bytes into memory (runs); a *job* moves many of them, from many files, into flights; a worker
+thread chunks and stores them (`run_job`, the only function here that may be called off the tree's thread); `land`
+puts the answers into the files. Jobs land in the order in which they were taken.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from repository.chunker import Chunker, is_zero
+from repository.format.record import RecordKind, Stored
+from repository.ids import FileId, RecordId
+from repository.leases import Lease
+from repository.ledger import Claim
+from repository.live.attributes import drop_privileges
+from repository.live.filedata import Bytes, Flight, Piece, Run
+from repository.live.node import Node
+from repository.live.tree import LiveTree
+from repository.units import MIB
+
+STREAM_RUN_BYTES: Final = 2 * MIB
+"""A run at least this long is taken for a stream: it is cut at content-defined borders, and its tail stays for the
+bytes that follow. Twice the largest chunk, so that at least one border lies in it."""
+JOB_BYTES_MAX: Final = 8 * MIB
+"""Bytes in one job: enough that a hand-over to a thread costs nothing beside it, small enough to pipeline."""
+JOB_RUNS_MAX: Final = 2_048
+"""Runs in one job: bounds the work that happens at once on the event loop when it lands."""
+PUT_BATCH_BYTES: Final = 4 * MIB
+"""Plain bytes in one put, so that compressed copies of a large job do not all exist at once."""
+
+
+class ChunkStore(Protocol):
+    """Where chunks go."""
+
+    def put(
+        self, kind: RecordKind, payloads: Sequence[Bytes], lease: Lease, claim: Claim | None = None
+    ) -> list[Stored]: ...
+
+
+@dataclass(slots=True)
+class Job:
+    """Flights on their way into the store, oldest first; `data_bytes` and `runs` are what their claims were for."""
+
+    flights: list[tuple[Node, Flight]] = field(default_factory=list)
+    data_bytes: int = 0
+    runs: int = 0
+
+
+def write(tree: LiveTree, file_id: FileId, offset: int, part: bytes) -> Node:
+    """Takes `part` as the bytes from `offset` on of an open file. The caller holds a claim for it."""
+    node = tree.change(file_id)
+    data = node.data
+    assert data is not None
+    tree.run_bytes += data.write(offset, part)
+    tree.with_runs[file_id] = node
+    end = offset + len(part)
+    node.size = max(node.size, end)
+    if node.mode & 0o6000:
+        drop_privileges(node)
+    node.mtime_ns = node.ctime_ns = tree.clock.now_ns()
+    return node
+
+
+def take(tree: LiveTree, chunker: Chunker, *, final: bool, closed: set[FileId] | None = None) -> Job | None:
+    """Moves written bytes into a job; None when there is nothing to do now.
+
+    `final`: everything, up to the job's bound. Otherwise streams are cut and keep their tails, and only files in
+    `closed` are taken whole; when that finds nothing, whatever is longest in memory.
+    """
+    job = Job()
+    chosen = list(tree.with_runs.items())
+    for file_id, node in chosen:
+        if _is_full(job):
+            break
+        whole = final or (closed is not None and file_id in closed)
+        _take_from(tree, job, node, chunker, whole=whole)
+    if not job.flights and not final and chosen:
+        _, node = max(chosen, key=_run_bytes)
+        _take_from(tree, job, node, chunker, whole=True)
+    return job if job.flights else None
+
+
+def _is_full(job: Job) -> bool:
+    return job.data_bytes >= JOB_BYTES_MAX or job.runs >= JOB_RUNS_MAX
+
+
+def _run_bytes(item: tuple[FileId, Node]) -> int:
+    data = item[1].data
+    return 0 if data is None else sum(run.end - run.start for run in data.runs)
+
+
+def _take_from(tree: LiveTree, job: Job, node: Node, chunker: Chunker, *, whole: bool) -> None:
+    data = node.data
+    assert data is not None
+    left: list[Run] = []
+    for run in data.runs:
+        length = run.end - run.start
+        if _is_full(job) or (not whole and length < STREAM_RUN_BYTES):
+            left.append(run)
+            continue
+        buffer = run.joined()
+        if not whole:
+            whole_chunks = sum(chunker.lengths(buffer, final=False))
+            if not whole_chunks:
+                left.append(run)
+                continue
+            if whole_chunks < length:
+                left.append(Run(run.start + whole_chunks, bytes(memoryview(buffer)[whole_chunks:])))
+            buffer = memoryview(buffer)[:whole_chunks]
+        job.flights.append((node, data.launch(run.start, buffer)))
+        job.data_bytes += len(buffer)
+        job.runs += 1
+    data.runs = left
+    if not left:
+        tree.with_runs.pop(node.file_id, None)
+
+
+def run_job(
+    job: Job, store: ChunkStore, chunker: Chunker, lease: Lease, claim: Claim | None = None
+) -> list[tuple[Piece, ...]]:
+    """Chunks and stores the bytes of a job; the pieces of each flight, in order. For a worker thread.
+
+    Raises what the store raises; nothing of the tree has changed then.
+    """
+    wanted: list[tuple[int, int, int]] = []
+    payloads: list[Bytes] = []
+    answers: list[list[Piece]] = [[] for _ in job.flights]
+    stored: list[RecordId] = []
+    waiting = 0
+    for index, (_, flight) in enumerate(job.flights):
+        view = memoryview(flight.data)
+        start = 0
+        for length in _lengths(flight.data, chunker):
+            end = start + length
+            part = view[start:end]
+            first = flight.start + start
+            if is_zero(part):
+                answers[index].append(Piece(first, flight.start + end, None, 0))
+            else:
+                wanted.append((index, first, flight.start + end))
+                payloads.append(part)
+                waiting += len(part)
+                if waiting >= PUT_BATCH_BYTES:
+                    stored += [answer.id for answer in store.put(RecordKind.CHUNK, payloads, lease, claim)]
+                    payloads, waiting = [], 0
+            start = end
+    if payloads:
+        stored += [answer.id for answer in store.put(RecordKind.CHUNK, payloads, lease, claim)]
+    for (index, first, last), chunk in zip(wanted, stored, strict=True):
+        answers[index].append(Piece(first, last, chunk, 0))
+    return [tuple(sorted(pieces)) if len(pieces) > 1 else tuple(pieces) for pieces in answers]
+
+
+def _lengths(data: Bytes, chunker: Chunker) -> list[int]:
+    return [len(data)] if len(data) <= chunker.parameters.min_bytes else chunker.lengths(data, final=True)
+
+
+def land(tree: LiveTree, job: Job, answers: list[tuple[Piece, ...]]) -> None:
+    """Puts the answers of the store into the files. In the order of taking, on the tree's thread."""
+    for (node, flight), pieces in zip(job.flights, answers, strict=True):
+        flight.pieces = pieces
+        assert node.data is not None
+        node.data.land(flight)
+    tree.run_bytes -= job.data_bytes

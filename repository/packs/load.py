@@ -1,0 +1,187 @@
+"""What pack files hold, as found on the volume: sealed ones by their directories, others by scanning."""
+
+import errno
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repository.codec import Codec
+from repository.errors import DamagedError, NoSpaceError, VolumeError
+from repository.format.config import Config
+from repository.format.pack import (
+    PACK_HEADER_BYTES,
+    PACKS_DIRECTORY,
+    PackDirectory,
+    Stream,
+    decode_pack_header,
+    pack_index_of,
+    pack_path,
+)
+from repository.format.record import HEADER_BYTES, Place
+from repository.ids import PackIndex, position_of
+from repository.packs.reader import read_directory
+from repository.packs.scan import scan_pack
+from repository.packs.seal import seal_file
+from repository.packs.table import KnownPack
+from repository.storage.volume import FileHandle, Volume
+
+PACK_DIRECTORIES: Final = 256
+
+_log: Final = logging.getLogger(__name__)
+
+
+class _Head(NamedTuple):
+    """What a pack's first bytes tell; guesses where they are damaged."""
+
+    stream: Stream
+    created_ns: int
+    punched: bool
+
+
+def list_packs(volume: Volume) -> Iterator[PackIndex]:
+    """The index of every pack file, directory by directory. Raises VolumeError."""
+    for low in range(PACK_DIRECTORIES):
+        for name in volume.listdir(f"{PACKS_DIRECTORY}/{low:02x}"):
+            index = pack_index_of(name)
+            if index is not None and index & 0xFF == low:
+                yield index
+
+
+def create_pack_directories(volume: Volume) -> None:
+    """packs/00 to packs/ff, at init."""
+    volume.mkdir(PACKS_DIRECTORY)
+    for low in range(PACK_DIRECTORIES):
+        volume.mkdir(f"{PACKS_DIRECTORY}/{low:02x}")
+
+
+class PackLoader:
+    """Reads whole packs' directories."""
+
+    def __init__(self, volume: Volume, config: Config, codec: Codec) -> None:
+        self._volume = volume
+        self._config = config
+        self._codec = codec
+
+    def load(self, pack: PackIndex, *, seal: bool) -> KnownPack | None:
+        """The pack as its file tells. One without a sound end is scanned, and sealed where `seal` and there is room.
+
+        None where the file is gone meanwhile. Raises VolumeError, SyncFailedError.
+        """
+        try:
+            handle = self._volume.open(pack_path(pack), writable=seal)
+        except VolumeError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+        with handle:
+            head = self._head(handle, pack)
+            directory = read_directory(handle, self._codec, self._config.seed, pack)
+            sealed = directory is not None
+            if directory is None:
+                written_ns = handle.stat().st_mtime_ns
+                scan = scan_pack(handle, self._codec, pack, written_ns=written_ns, verify_payloads=seal)
+                directory = scan.directory
+                if seal and len(directory):
+                    sealed = self._seal(handle, directory, scan.end_offset)
+            elif head.punched:
+                directory = without_gone(handle, self._codec, directory, check_all_headers=True)
+        return KnownPack(
+            index=pack,
+            sealed=sealed,
+            records=len(directory),
+            stream=head.stream,
+            created_ns=head.created_ns,
+            written_ns=directory.written_ns,
+            columns=directory,
+        )
+
+    def directory(self, pack: PackIndex, *, check_all_headers: bool) -> PackDirectory:
+        """The directory of a sealed pack, without the records that are gone. Raises DamagedError, VolumeError."""
+        with self._volume.open(pack_path(pack)) as handle:
+            directory = read_directory(handle, self._codec, self._config.seed, pack)
+            if directory is None:
+                if handle.size() > PACK_HEADER_BYTES:  # else it was dropped while it was the newest
+                    _log.warning("pack.directory_damaged", extra={"pack": pack})
+                written_ns = handle.stat().st_mtime_ns
+                return scan_pack(handle, self._codec, pack, written_ns=written_ns, verify_payloads=False).directory
+            if self._head(handle, pack).punched:
+                return without_gone(handle, self._codec, directory, check_all_headers=check_all_headers)
+            return directory
+
+    def _head(self, handle: FileHandle, pack: PackIndex) -> _Head:
+        try:
+            header = decode_pack_header(handle.pread(PACK_HEADER_BYTES, 0))
+        except DamagedError as error:
+            _log.warning("pack.header_damaged", extra={"pack": pack, "reason": str(error)})
+            return _Head(Stream.BULK, handle.stat().st_mtime_ns, punched=True)
+        return _Head(header.stream, header.created_ns, header.punched)
+
+    def _seal(self, handle: FileHandle, directory: PackDirectory, end_offset: int) -> bool:
+        try:
+            handle.fdatasync()
+            seal_file(handle, self._codec, directory, end_offset, self._config.seed)
+            handle.fdatasync()
+        except NoSpaceError:
+            _log.warning("pack.not_sealed", extra={"pack": directory.pack})
+            return False
+        _log.info("pack.sealed_after_crash", extra={"pack": directory.pack, "records": len(directory)})
+        return True
+
+
+def without_gone(
+    handle: FileHandle, codec: Codec, directory: PackDirectory, *, check_all_headers: bool
+) -> PackDirectory:
+    """`directory`, of a punched pack, with kind 0 for the records that were punched.
+
+    A record that lies in a hole must verify wholly to be kept. With `check_all_headers`, every other record's header
+    must stand too; and where the file has no hole at all, because somebody copied the repository without them,
+    every record must verify.
+    """
+    rows = np.flatnonzero(directory.kind)
+    stops = directory.offset.astype(np.int64) + directory.stored
+    holes = list(handle.holes(int(stops[rows].max()) if len(rows) else 0))
+    if check_all_headers and not holes:
+        doubtful = set(rows.tolist())
+    else:
+        doubtful = _rows_in_holes(holes, directory, rows)
+    kind = directory.kind.copy()
+    for position in rows.tolist() if check_all_headers else sorted(doubtful):
+        place = directory.place(position)
+        if not _stands(handle, codec, directory, place) or (
+            position in doubtful and not _verifies(handle, codec, directory, place)
+        ):
+            kind[position] = 0
+    return replace(directory, kind=kind)
+
+
+def _rows_in_holes(holes: list[tuple[int, int]], directory: PackDirectory, rows: NDArray[np.intp]) -> set[int]:
+    starts = directory.offset[rows].astype(np.int64)
+    stops = starts + directory.stored[rows]
+    order = np.argsort(starts, kind="stable")
+    starts, stops = starts[order], stops[order]
+    found: set[int] = set()
+    for hole_start, hole_end in holes:
+        first = int(np.searchsorted(stops, hole_start, "right"))
+        last = int(np.searchsorted(starts, hole_end, "left"))
+        found.update(rows[order[first:last]].tolist())
+    return found
+
+
+def _stands(handle: FileHandle, codec: Codec, directory: PackDirectory, place: Place) -> bool:
+    try:
+        header = codec.header_at(handle.pread(HEADER_BYTES, place.offset), directory.pack, place.offset)
+    except DamagedError:
+        return False
+    return header.position == position_of(place.number)
+
+
+def _verifies(handle: FileHandle, codec: Codec, directory: PackDirectory, place: Place) -> bool:
+    try:
+        codec.decode(handle.pread(place.stored_length, place.offset), directory.pack, place.offset)
+    except DamagedError:
+        return False
+    return True

@@ -1,0 +1,96 @@
+"""Reading packs: a bounded set of open files, verified records, directories of sealed packs."""
+
+import errno
+import threading
+from collections import OrderedDict
+from typing import Final
+
+from repository.codec import Codec
+from repository.errors import DamagedError, MissingRecordError, VolumeError
+from repository.format.pack import (
+    TRAILER_BYTES,
+    PackDirectory,
+    decode_directory,
+    decode_trailer,
+    pack_path,
+)
+from repository.format.record import Place, Record, RecordKind
+from repository.ids import PackIndex, RecordId, pack_of, position_of
+from repository.storage.volume import FileHandle, Volume
+
+OPEN_FILES_MAX: Final = 128
+"""Pack files kept open for reading: 8 GiB of packs, and far below the usual limit of 1,024 descriptors."""
+
+
+class PackReader:
+    """Reads records by their place. Thread safe: a file that is dropped closes when its last reader is done."""
+
+    def __init__(self, volume: Volume, codec: Codec) -> None:
+        self._volume = volume
+        self._codec = codec
+        self._lock = threading.Lock()
+        self._files: OrderedDict[PackIndex, FileHandle] = OrderedDict()
+
+    def file(self, pack: PackIndex) -> FileHandle:
+        """The open file of `pack`. Raises MissingRecordError where there is no such pack."""
+        with self._lock:
+            handle = self._files.get(pack)
+            if handle is not None:
+                self._files.move_to_end(pack)
+                return handle
+        try:
+            handle = self._volume.open(pack_path(pack))
+        except VolumeError as error:
+            if error.errno == errno.ENOENT:
+                raise MissingRecordError(f"{pack_path(pack)} is missing.") from error
+            raise
+        with self._lock:
+            self._files[pack] = handle
+            if len(self._files) > OPEN_FILES_MAX:
+                self._files.popitem(last=False)
+        return handle
+
+    def forget(self, pack: PackIndex) -> None:
+        """Let go of the file of `pack`, which is about to be unlinked."""
+        with self._lock:
+            self._files.pop(pack, None)
+
+    def close(self) -> None:
+        with self._lock:
+            self._files.clear()
+
+    def read(self, place: Place, record_id: RecordId | None) -> Record:
+        """The record at `place`, verified; it must have `record_id` where that is given.
+
+        Raises DamagedError naming the place, MissingRecordError if the pack is gone, VolumeError.
+        """
+        pack = pack_of(place.number)
+        buffer = self.file(pack).pread(place.stored_length, place.offset)
+        try:
+            header, record = self._codec.decode(buffer, pack, place.offset)
+            if record_id is not None and header.id != record_id:
+                raise DamagedError("another record lies here")
+            if header.position != position_of(place.number) and header.kind != RecordKind.PACK_DIRECTORY:
+                raise DamagedError("a record of another position lies here")
+        except DamagedError as error:
+            raise DamagedError(f"{pack_path(pack)} at byte {place.offset}: {error}.") from error
+        return record
+
+
+def read_directory(handle: FileHandle, codec: Codec, seed: int, pack: PackIndex) -> PackDirectory | None:
+    """The directory at the end of an open pack file; None where no trailer or directory holds."""
+    size = handle.size()
+    if size < TRAILER_BYTES:
+        return None
+    trailer = decode_trailer(handle.pread(TRAILER_BYTES, size - TRAILER_BYTES), seed, pack)
+    if trailer is None or trailer.directory_offset + trailer.directory_stored_length + TRAILER_BYTES != size:
+        return None
+    buffer = handle.pread(trailer.directory_stored_length, trailer.directory_offset)
+    try:
+        _, record = codec.decode(buffer, pack, trailer.directory_offset)
+        if record.kind is not RecordKind.PACK_DIRECTORY:
+            return None
+        directory = decode_directory(record.payload, pack)
+    except DamagedError:
+        return None
+    return directory if len(directory) == trailer.rows else None

@@ -1,0 +1,39 @@
+"""What the repository asks of the world outside, as small protocols."""
+
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Wall-clock time; passed in so that tests can set it."""
+
+    def now_ns(self) -> int:
+        """Nanoseconds since 1970, UTC."""
+        ...
+
+
+class Progress(Protocol):
+    """Where long work reports how far it is. Called often: must be cheap."""
+
+    def start(self, title: str, total_bytes: int | None) -> None:
+        """A phase begins; `total_bytes` None where the end is unknown."""
+        ...
+
+    def advance(self, done_bytes: int, done_files: int) -> None:
+        """This much more is done."""
+        ...
+
+    def finish(self) -> None:
+        """The phase is over."""
+        ...
+
+
+class SpaceProbe(Protocol):
+    """What the volume says about its room."""
+
+    def capacity_bytes(self) -> int: ...
+
+    def available_bytes(self) -> int:
+        """As an ordinary user sees it (f_bavail), for root too."""
+        ...
+
+    def available_inodes(self) -> int: ...

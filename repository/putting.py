@@ -1,0 +1,234 @@
+"""Storing a batch of records: look up, compress what is new, give places, write.
+
+Owner of the invariant that one id is stored once, by whichever thread gives it a place first; and that an answer is
+leased from the moment it is looked up. Both hold because hits and places are settled under the state lock.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from repository.codec import Codec, Payload
+from repository.errors import NoSpaceError, VolumeError
+from repository.format.pack import Stream
+from repository.format.record import HEADER_BYTES, Buffer, Place, RecordKind, Stored
+from repository.ids import PackIndex, RecordId, position_of
+from repository.index.index import Index
+from repository.leases import Lease
+from repository.ledger import Claim, Ledger
+from repository.packs.openpack import Batch
+from repository.packs.writer import PackWriter, Placed
+from repository.units import KIB
+
+BULK_MIN_BYTES: Final = 16 * KIB
+"""Records from this stored length on go to BULK packs; smaller ones die together in packs of their own."""
+NEVER_SHARED: Final = frozenset((RecordKind.JOURNAL,))
+"""Each journal record has a place of its own, after those that it depends on."""
+
+
+def stream_of(kind: RecordKind, stored_length: int) -> Stream:
+    """Where a record belongs."""
+    if stored_length >= BULK_MIN_BYTES:
+        return Stream.BULK
+    return Stream.SMALL if kind in (RecordKind.CHUNK, RecordKind.JOURNAL) else Stream.TREE
+
+
+@dataclass(slots=True)
+class _New:
+    """A payload that has to be stored, and its cost in the ledger's unit."""
+
+    item: int
+    payload: Payload
+    cost: int
+
+
+@dataclass(slots=True)
+class _Round:
+    """One call of `put`. `results` and `waits` are by position in `ids`."""
+
+    kind: RecordKind
+    ids: Sequence[RecordId]
+    payloads: Sequence[Buffer]
+    lease: Lease
+    claim: Claim
+    results: dict[int, Stored] = field(default_factory=dict)
+    waits: list[tuple[int, Batch]] = field(default_factory=list)
+    placed: list[Placed] = field(default_factory=list)
+    batch: Batch = field(default_factory=Batch)
+
+    @property
+    def shared(self) -> bool:
+        return self.kind not in NEVER_SHARED
+
+
+class Putter:
+    """Stores batches. Thread safe."""
+
+    def __init__(
+        self,
+        *,
+        codec: Codec,
+        ledger: Ledger,
+        index: Index,
+        writer: PackWriter,
+        state_lock: threading.Lock,
+    ) -> None:
+        self._codec = codec
+        self._ledger = ledger
+        self._index = index
+        self._writer = writer
+        self._state = state_lock
+        self._pending: dict[RecordId, Batch] = {}
+
+    def wait_for(self, record_id: RecordId) -> None:
+        """Return once `record_id` is not being written by a put."""
+        batch = self._pending.get(record_id)
+        if batch is not None:
+            batch.done.wait()
+
+    def put(
+        self,
+        kind: RecordKind,
+        ids: Sequence[RecordId],
+        payloads: Sequence[Buffer],
+        lease: Lease,
+        claim: Claim | None,
+    ) -> list[Stored]:
+        """See `RecordStore.put`; `ids` are those of `payloads`."""
+        own = claim if claim is not None else Claim(0, 0, 0)
+        this = _Round(kind, ids, payloads, lease, own)
+        try:
+            if this.shared:
+                self._look_up(this)
+            first_of: dict[RecordId, int] = {}
+            fresh: list[int] = []
+            for item in range(len(ids)):
+                if item not in this.results and (not this.shared or first_of.setdefault(ids[item], item) == item):
+                    fresh.append(item)
+            self._store(this, fresh)
+        finally:
+            if claim is None:
+                self._ledger.forfeit(own)
+        for item in range(len(ids)):
+            if item not in this.results:
+                this.results[item] = this.results[first_of[ids[item]]]._replace(new=False)
+        for item, batch in this.waits:
+            batch.done.wait()
+            if batch.failed:
+                this.results[item] = self.put(kind, [ids[item]], [payloads[item]], lease, claim)[0]
+        return [this.results[item] for item in range(len(ids))]
+
+    def _look_up(self, this: _Round) -> None:
+        places = self._index.find(this.ids, to_share=True)
+        if any(places):
+            with self._state:
+                for item, place in enumerate(places):
+                    if place is not None:
+                        self._take_hit(this, item, place)
+
+    def _take_hit(self, this: _Round, item: int, place: Place) -> bool:
+        """Under the state lock: make a look-up's result a root, unless it was condemned meanwhile."""
+        if not self._index.shareable(place.number):
+            return False
+        record_id = this.ids[item]
+        this.lease.add(place.number)
+        this.results[item] = Stored(record_id, place.number, place.raw_length, place.stored_length, new=False)
+        batch = self._pending.get(record_id)
+        if batch is not None and batch is not this.batch:
+            this.waits.append((item, batch))
+        return True
+
+    def _store(self, this: _Round, fresh: list[int]) -> None:
+        if not fresh:
+            return
+        news: list[_New] = []
+        for item in fresh:
+            payload = self._codec.compress(this.payloads[item])
+            news.append(_New(item, payload, self._ledger.record_cost(HEADER_BYTES + len(payload.buffer))))
+        stream = stream_of(this.kind, HEADER_BYTES + len(news[0].payload.buffer))
+        self._cover(this.claim, sum(new.cost for new in news), stream)
+        try:
+            self._place_all(this, news)
+            self._write(this.placed)
+        except BaseException:
+            self._abandon(this)
+            raise
+        self._complete(this)
+        self._writer.relieve()
+
+    def _cover(self, claim: Claim, cost: int, stream: Stream) -> None:
+        """Make `claim` worth `cost`, allocating where it must."""
+        if self._ledger.top_up(claim, cost) > 0:
+            self._writer.make_room(lambda: self._ledger.top_up(claim, cost), stream)
+
+    def _place_all(self, this: _Round, news: list[_New]) -> None:
+        """Give every record a place: in its stream's packs, or where that cannot grow, wherever there is room."""
+        done = 0
+        anywhere = False
+        while done < len(news):
+            with self._state:
+                while done < len(news) and self._settle(this, news[done], anywhere=anywhere):
+                    done += 1
+            if done < len(news):
+                stored_length = HEADER_BYTES + len(news[done].payload.buffer)
+                try:
+                    self._writer.extend(stream_of(this.kind, stored_length), news[done].cost)
+                except NoSpaceError:
+                    if anywhere:
+                        raise
+                    anywhere = True
+
+    def _settle(self, this: _Round, new: _New, *, anywhere: bool) -> bool:
+        """Under the state lock: a place for one record, or the one another thread just gave it. False: no room."""
+        item, payload, cost = new.item, new.payload, new.cost
+        if this.shared:
+            known = self._index.peek(this.ids[item])
+            if known is not None and self._take_hit(this, item, known):
+                return True
+        stored_length = HEADER_BYTES + len(payload.buffer)
+        pack = self._writer.find(stream_of(this.kind, stored_length), cost, anywhere=anywhere)
+        if pack is None:
+            return False
+        before = pack.usable(self._ledger)
+        raw_length = len(this.payloads[item])
+        place = pack.append(this.kind, payload.flags, this.ids[item], raw_length, stored_length)
+        self._ledger.spend(this.claim, cost, before - pack.usable(self._ledger))
+        pack.dirty = True
+        pack.batches.add(this.batch)
+        self._index.insert(this.ids[item], place.number)
+        self._pending[this.ids[item]] = this.batch
+        this.lease.add(place.number)
+        this.placed.append(Placed(place, this.kind, payload.flags, this.ids[item], payload.buffer, payload.xxh3, pack))
+        this.results[item] = Stored(this.ids[item], place.number, raw_length, stored_length, new=True)
+        return True
+
+    def _write(self, placed: list[Placed]) -> None:
+        by_pack: dict[PackIndex, list[Placed]] = {}
+        for record in placed:
+            by_pack.setdefault(record.pack.pack, []).append(record)
+        for records in by_pack.values():
+            try:
+                self._writer.write(records[0].pack, records)
+            except VolumeError as error:
+                self._writer.fail(error)
+                raise
+
+    def _complete(self, this: _Round) -> None:
+        now_ns = self._writer.now_ns()
+        with self._state:
+            for record in this.placed:
+                record.pack.written_ns = max(record.pack.written_ns, now_ns)
+                record.pack.batches.discard(this.batch)
+                if self._pending.get(record.id) is this.batch:
+                    del self._pending[record.id]
+        this.batch.done.set()
+
+    def _abandon(self, this: _Round) -> None:
+        """Records that could not be written lose their places; who waits for them stores them again."""
+        this.batch.failed = True
+        with self._state:
+            for record in this.placed:
+                record.pack.void(position_of(record.place.number))
+                self._index.remove(record.id, record.place.number)
+        self._complete(this)

@@ -1,0 +1,350 @@
+"""The facade: one repository, opened for reading or for writing, and everything that can be asked of it.
+
+Composes the parts and holds no rule of its own. Opening for writing takes the lock, carries out what a crash left in
+the intent, seals packs of dead processes, mends the catalog and gives the reserve back what it lacks, in this order.
+"""
+
+import errno
+import logging
+import secrets
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from repository.catalog import Catalog
+from repository.check.report import CheckReport
+from repository.collect import Collector, CollectReport
+from repository.errors import NoRepositoryError, VolumeError
+from repository.events import EventRing
+from repository.format.catalog import Head, Slot, SnapshotKind
+from repository.format.config import CONFIG_MAX_BYTES, CONFIG_NAME, Config, decode_config
+from repository.format.inode import Inode, NodeKind
+from repository.format.journal import JournalMark
+from repository.format.manifest import Manifest, decode_manifest
+from repository.founding import found
+from repository.ids import NO_ID, ROOT_FILE_ID, PackIndex
+from repository.intent import IntentFile
+from repository.journal import journal_floor
+from repository.leases import Lease
+from repository.ledger import Claim
+from repository.lock import WriteLock, current_holder
+from repository.policy.collect import Safety
+from repository.ports import Clock, Progress
+from repository.publish import Publisher, SnapshotWish, Tree
+from repository.snapshots import Snapshots
+from repository.space import RESERVE_DEFAULT_BYTES, Space
+from repository.status import Status, gather
+from repository.storage.calls import Calls, SystemClock
+from repository.storage.room import RoomProbe
+from repository.storage.volume import Volume
+from repository.store import RecordStore
+from repository.trees.reader import RecordCache, TreeReader
+from repository.units import MIB
+
+log = logging.getLogger(__name__)
+
+CACHE_BYTES: Final = 32 * MIB
+"""Decoded tree segments that the facade's own reader keeps: some hundred directories of ordinary size."""
+ROOT_MODE: Final = 0o755
+
+__all__ = ["Repository", "SnapshotWish", "Tree"]
+
+
+class Repository:
+    """A repository. Thread safe; a context manager. Made by `open`; `init` makes the files."""
+
+    def __init__(
+        self,
+        *,
+        volume: Volume,
+        config: Config,
+        store: RecordStore,
+        catalog: Catalog,
+        events: EventRing,
+        clock: Clock,
+        lock: WriteLock | None,
+    ) -> None:
+        self.path: Final = volume.root
+        self.volume: Final = volume
+        self.config: Final = config
+        self.store: Final = store
+        self.catalog: Final = catalog
+        self.events: Final = events
+        self.clock: Final = clock
+        self.lock: Final = lock
+        self.cache: Final = RecordCache(store, CACHE_BYTES, inline=True)
+        self.reader: Final = TreeReader(self.cache)
+        self.space: Final = Space(volume, config, RoomProbe(volume), _PackUsage(store))
+        self.snapshots: Final = Snapshots(catalog, events, clock)
+        self.publisher: Final = Publisher(store, catalog, self.snapshots, clock)
+        self.collector: Final = Collector(
+            volume=volume,
+            config=config,
+            store=store,
+            catalog=catalog,
+            snapshots=self.snapshots,
+            events=events,
+            clock=clock,
+        )
+        self._closed = False
+
+    # --- making, opening, closing ------------------------------------------------------------------------------
+
+    @classmethod
+    def init(
+        cls,
+        path: Path,
+        *,
+        reserve_bytes: int = RESERVE_DEFAULT_BYTES,
+        headspace_bytes: int | None = None,
+        quota_bytes: int | None = None,
+        clock: Clock | None = None,
+        calls: Calls | None = None,
+    ) -> Config:
+        """Make a repository in `path` (missing or empty). Raises UsageError, NoSpaceError, VolumeError."""
+        return found(
+            Volume(path, calls),
+            reserve_bytes=reserve_bytes,
+            headspace_bytes=headspace_bytes,
+            quota_bytes=quota_bytes,
+            clock=clock or SystemClock(),
+        )
+
+    @classmethod
+    def open(cls, path: Path, *, writable: bool, clock: Clock | None = None, calls: Calls | None = None) -> Self:
+        """Open what `init` made. For reading it writes nothing and takes no lock.
+
+        Raises NoRepositoryError, LockedError, DamagedError (a lost head), VolumeError.
+        """
+        at = clock or SystemClock()
+        volume = Volume(path, calls)
+        config = read_config(volume)
+        with ExitStack() as stack:
+            lock = None
+            if writable:
+                lock = WriteLock.take(volume, at)
+                stack.callback(lock.release)
+                IntentFile(volume, config.seed).replay()
+            catalog = Catalog.open(volume, config.seed, writable=writable)
+            stack.callback(catalog.close)
+            events = EventRing.open(volume, config.seed, at, writable=writable)
+            stack.callback(events.close)
+            store = RecordStore.open(volume, config, writable=writable, clock=at)
+            stack.callback(store.close)
+            repository = cls(
+                volume=volume, config=config, store=store, catalog=catalog, events=events, clock=at, lock=lock
+            )
+            if writable:
+                repository.space.ensure_reserve()
+                store.guard_growth(repository.space.require_growth)
+            stack.pop_all()
+        return repository
+
+    def close(self) -> None:
+        """Make everything durable and let go: packs, then the catalog, the lock last. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        with ExitStack() as stack:
+            if self.lock is not None:
+                stack.callback(self.lock.release)
+            stack.callback(self.events.close)
+            stack.callback(self.catalog.close)
+            stack.callback(self.store.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def writable(self) -> bool:
+        """Whether this process may change the repository."""
+        return self.lock is not None
+
+    # --- snapshots ---------------------------------------------------------------------------------------------
+
+    def listed(self) -> list[Slot]:
+        """Snapshots as shown, by time, then id."""
+        return self.snapshots.listed()
+
+    def trash(self) -> list[Slot]:
+        """Deleted ones that are not collected yet."""
+        return self.snapshots.trash()
+
+    def find(self, wanted: str) -> Slot:
+        """By name, `latest` or id. Raises NoSuchSnapshotError."""
+        return self.snapshots.find(wanted)
+
+    def latest(self) -> Slot | None:
+        """The last snapshot of `live`."""
+        return self.snapshots.latest()
+
+    def manifest(self, root: Slot | Head) -> Manifest | None:
+        """The manifest of a snapshot or of the head; None for a head without a commit. Raises DamagedError."""
+        if root.manifest == NO_ID:
+            return None
+        return decode_manifest(self.store.read(root.manifest).payload)
+
+    def root(self, root: Slot | Head) -> Inode:
+        """The root directory; an empty one for a head without a commit. Raises DamagedError."""
+        manifest = self.manifest(root)
+        return manifest.root if manifest is not None else Inode(NodeKind.DIRECTORY, ROOT_FILE_ID, mode=ROOT_MODE)
+
+    def using(self, slot: Slot) -> AbstractContextManager[None]:
+        """While a new snapshot is made from `slot`, no collection takes it. Raises NoSuchSnapshotError."""
+        return self.snapshots.need(slot.snapshot_id)
+
+    def holding(self, slot: Slot) -> AbstractContextManager[None]:
+        """While something is open in `slot`, no ordinary collection takes it."""
+        return self.snapshots.hold(slot.snapshot_id)
+
+    def publish(
+        self,
+        tree: Tree,
+        lease: Lease,
+        *,
+        name: str | None = None,
+        kind: SnapshotKind = SnapshotKind.NAMED,
+        parent: Slot | None = None,
+        pinned: bool = False,
+        claim: Claim | None = None,
+    ) -> Slot:
+        """A snapshot of its own, durable on return: see `Publisher.publish`. Without `name` it is an implicit one."""
+        actual = SnapshotKind.IMPLICIT if name is None else kind
+        return self.publisher.publish(tree, SnapshotWish(actual, name, pinned), lease, parent=parent, claim=claim)
+
+    def commit(
+        self,
+        tree: Tree,
+        lease: Lease,
+        *,
+        journal: JournalMark,
+        journal_floor: PackIndex,
+        wish: SnapshotWish | None,
+        clean: bool = False,
+        claim: Claim | None = None,
+    ) -> Slot | None:
+        """The next head of `live`, durable on return: see `Publisher.commit`."""
+        return self.publisher.commit(
+            tree, lease, journal=journal, journal_floor=journal_floor, wish=wish, clean=clean, claim=claim
+        )
+
+    def delete(self, slot: Slot) -> Slot:
+        """To the trash. Raises BusyError for a pinned one."""
+        return self.snapshots.delete(slot)
+
+    def undelete(self, slot: Slot, name: str | None = None) -> Slot:
+        """Back from the trash. Raises NameTakenError."""
+        return self.snapshots.undelete(slot, name)
+
+    def rename(self, slot: Slot, name: str) -> Slot:
+        """Another name. Raises UsageError, NameTakenError."""
+        return self.snapshots.rename(slot, name)
+
+    def pin(self, slot: Slot) -> Slot:
+        """Nothing deletes it."""
+        return self.snapshots.pin(slot, pinned=True)
+
+    def unpin(self, slot: Slot) -> Slot:
+        """It may be deleted again."""
+        return self.snapshots.pin(slot, pinned=False)
+
+    # --- the mount ---------------------------------------------------------------------------------------------
+
+    def mark_mounted(self, mountpoint: str | None = None) -> Head:
+        """A writer of `live` begins. Returns the head as it was: `clean` False means that the last did not end well."""
+        assert self.lock is not None
+        with self.snapshots.lock:
+            before = self.catalog.head()
+            self.catalog.set_head(_changed(before, clean=False, mounted_ns=self.clock.now_ns()))
+        self.lock.describe(mountpoint)
+        return before
+
+    def restart_journal(self) -> JournalMark:
+        """Begin a new chain behind the head, once all that was pending is committed; returns where it goes on.
+
+        What crashes left behind the head can never join it again, even where it looks whole later: flushes that were
+        not acknowledged then must not come back now.
+        """
+        with self.snapshots.lock:
+            head = self.catalog.head()
+            mark = JournalMark(head.journal.sequence, secrets.randbits(64))
+            self.catalog.set_head(replace(head, journal=mark, journal_floor=journal_floor(self.store)))
+        return mark
+
+    def mark_unmounted(self) -> None:
+        """The writer of `live` ended, and everything that it acknowledged is committed."""
+        assert self.lock is not None
+        with self.snapshots.lock:
+            head = self.catalog.head()
+            self.catalog.set_head(_changed(head, clean=True, unmounted_ns=self.clock.now_ns()))
+        self.lock.describe(None)
+
+    # --- room and health ---------------------------------------------------------------------------------------
+
+    def unique_bytes(self, slots: Sequence[Slot] | None = None) -> list[int]:
+        """For each of `slots` (None: the listed ones) what only it keeps, as the volume would get it back."""
+        return self.collector.unique_bytes(self.listed() if slots is None else slots)
+
+    def reclaimable_bytes(self, deleting: Iterable[Slot] = ()) -> int:
+        """What a collection without the window would free if `deleting` were deleted too; exact."""
+        return self.collector.reclaimable_bytes(deleting)
+
+    def gc(
+        self, *, safety: Safety = Safety.FULL, dry_run: bool = False, progress: Progress | None = None
+    ) -> CollectReport:
+        """Collect: see `Collector.collect`. What came free goes to the reserve first."""
+        report = self.collector.collect(safety, dry_run=dry_run, progress=progress)
+        if not dry_run:
+            self.space.ensure_reserve()
+        return report
+
+    def check(self, *, read_data: bool = False, progress: Progress | None = None) -> CheckReport:
+        """Verify everything; never writes. Findings are in the report, not raised."""
+        from repository.check.check import check_repository  # late: nobody else needs it
+
+        return check_repository(self, read_data=read_data, progress=progress)
+
+    def status(self) -> Status:
+        """What `ballast status` shows."""
+        return gather(self, current_holder(self.volume) if self.lock is None else self.lock.holder)
+
+
+class _PackUsage:
+    """The packs' blocks, for the quota."""
+
+    def __init__(self, store: RecordStore) -> None:
+        self._store = store
+
+    def allocated_bytes(self) -> int:
+        return sum(info.allocated_bytes for info in self._store.packs())
+
+
+def _changed(head: Head, *, clean: bool, mounted_ns: int | None = None, unmounted_ns: int | None = None) -> Head:
+    return replace(
+        head,
+        clean=clean,
+        mounted_ns=head.mounted_ns if mounted_ns is None else mounted_ns,
+        unmounted_ns=head.unmounted_ns if unmounted_ns is None else unmounted_ns,
+    )
+
+
+def read_config(volume: Volume) -> Config:
+    """The configuration. Raises NoRepositoryError where there is none, or it is damaged."""
+    try:
+        with volume.open(CONFIG_NAME) as handle:
+            data = handle.pread(CONFIG_MAX_BYTES, 0)
+    except VolumeError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise NoRepositoryError(
+                f"There is no repository in '{volume.root}'; ballast init {volume.root} makes one."
+            ) from error
+        raise
+    return decode_config(data)

@@ -1,0 +1,186 @@
+"""What must be kept: the union over every root of the repository. And making bitmaps exact.
+
+Roots are the slots of the catalog (live, provisional, trash), the head, the pending journal, and open leases. A root
+without a readable bitmap is walked; a tree that cannot be walked to its end is an error, and nothing is freed then.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Final
+
+from pyroaring import BitMap64
+
+from repository.bitmaps import BitmapReader, SnapshotBitmap, store_bitmap
+from repository.catalog import Catalog
+from repository.errors import DamagedError, NoSpaceError
+from repository.format.catalog import Head, Slot
+from repository.format.journal import referenced_trees
+from repository.format.record import Stored
+from repository.ids import NO_ID, RecordId, SnapshotId
+from repository.journal import pending
+from repository.leases import Lease
+from repository.reach import ReachCounter, walk
+from repository.snapshots import LIVE_SOURCE
+from repository.store import RecordStore
+
+log = logging.getLogger(__name__)
+
+Root = Slot | Head
+EXACT_BATCH: Final = 64
+"""Bitmaps made exact under one sync: the sync costs more than most of the walks."""
+
+
+def root_numbers(store: RecordStore, reader: BitmapReader, root: Root) -> BitMap64:
+    """Everything that `root` keeps: its tree, its manifest, its bitmap's own records. Raises DamagedError."""
+    if root.manifest == NO_ID:
+        return BitMap64()
+    if root.bitmap != NO_ID:
+        try:
+            bitmap = reader.read(root.bitmap, root=root.manifest)
+        except DamagedError as error:
+            log.info("bitmap.unreadable", extra={"error": str(error)})
+        else:
+            return bitmap.kept | BitMap64((root.manifest_number,))
+    return walk(store, [root.manifest])
+
+
+def union_of(store: RecordStore, roots: Iterable[Root]) -> BitMap64:
+    """The union over `roots`, in their order (in time order each bitmap's difference is read once)."""
+    reader = BitmapReader(store)
+    union = BitMap64()
+    for root in roots:
+        union |= root_numbers(store, reader, root)
+    return union
+
+
+def journal_numbers(store: RecordStore, head: Head) -> BitMap64:
+    """What the pending journal keeps: its records, its chunks, and all below listings of nodes that moved."""
+    waiting = pending(store, head)
+    moved = {tree for flush in waiting.flushes for tree in referenced_trees(flush)}
+    return waiting.numbers | walk(store, moved) if moved else waiting.numbers
+
+
+def all_kept(store: RecordStore, catalog: Catalog, without: frozenset[SnapshotId] = frozenset()) -> BitMap64:
+    """Everything that some root keeps, leases included, as if the snapshots `without` were gone."""
+    kept = store.leased()
+    slots = [slot for slot in catalog.slots() if slot.snapshot_id not in without]
+    kept |= union_of(store, slots)
+    head = catalog.head()
+    kept |= union_of(store, [head])
+    kept |= journal_numbers(store, head)
+    return kept
+
+
+def unique_numbers(store: RecordStore, slots: Sequence[Slot], others: BitMap64) -> list[BitMap64]:
+    """For each slot what it alone keeps: nothing of `others` (head, journal, leases) and of no other slot."""
+    once, more = BitMap64(), others.copy()
+    for numbers in _each(store, slots):
+        more |= once & numbers
+        once |= numbers
+    once -= more
+    return [numbers & once for numbers in _each(store, slots)]
+
+
+def _each(store: RecordStore, slots: Sequence[Slot]) -> Iterable[BitMap64]:
+    reader = BitmapReader(store)
+    for slot in slots:
+        yield root_numbers(store, reader, slot)
+
+
+def make_exact(
+    store: RecordStore, catalog: Catalog, lock: AbstractContextManager[object], stop: Callable[[], bool] = lambda: False
+) -> int:
+    """Make the bitmap of every root exact, oldest first. Returns how many were made.
+
+    Walks what changed from one root to the next of its source. `lock` is the snapshots': held for each overwrite
+    of slots. Ends early where there is no room for new bitmaps, or `stop` says so: bitmaps may err towards keeping.
+    Raises DamagedError where a tree cannot be read.
+    """
+    by_source: dict[str, list[Root]] = {}
+    for slot in catalog.slots():
+        by_source.setdefault(slot.source, []).append(slot)
+    by_source.setdefault(LIVE_SOURCE, []).append(catalog.head())
+    done = 0
+    for run in by_source.values():
+        try:
+            done += _Exactness(store, catalog, lock, stop).make(run)
+        except NoSpaceError as error:
+            log.info("bitmap.no_room", extra={"error": str(error)})
+            break
+    return done
+
+
+class _Exactness:
+    """Makes one source's roots exact, in time order, EXACT_BATCH of them under one sync."""
+
+    def __init__(
+        self, store: RecordStore, catalog: Catalog, lock: AbstractContextManager[object], stop: Callable[[], bool]
+    ) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._lock = lock
+        self._stop = stop
+        self._reader = BitmapReader(store)
+        self._counter: ReachCounter | None = None
+        self._standing: RecordId | None = None
+
+    def make(self, run: Sequence[Root]) -> int:
+        """Returns how many were inexact and are exact now."""
+        todo = [root for root in run if not root.exact and root.manifest != NO_ID]
+        done = 0
+        before = self._before(run, todo)
+        for start in range(0, len(todo), EXACT_BATCH):
+            if self._stop():
+                break
+            with self._store.lease() as lease:
+                made: list[tuple[Root, Stored]] = []
+                for root in todo[start : start + EXACT_BATCH]:
+                    stored, bitmap = self._bitmap(root, before, lease)
+                    before = (stored.id, bitmap)
+                    made.append((root, stored))
+                self._store.sync()
+                done += self._overwrite(made)
+        return done
+
+    def _before(self, run: Sequence[Root], todo: Sequence[Root]) -> tuple[RecordId, SnapshotBitmap] | None:
+        """The last exact bitmap before the first that is not: what the first difference is made to."""
+        first = next((index for index, root in enumerate(run) if todo and root is todo[0]), 0)
+        for root in reversed(run[:first]):
+            if root.exact and root.bitmap != NO_ID:
+                try:
+                    return root.bitmap, self._reader.read(root.bitmap, root=root.manifest)
+                except DamagedError:
+                    continue
+        return None
+
+    def _bitmap(
+        self, root: Root, before: tuple[RecordId, SnapshotBitmap] | None, lease: Lease
+    ) -> tuple[Stored, SnapshotBitmap]:
+        if self._counter is None or self._standing is None or not self._counter.exact:
+            self._counter = ReachCounter(self._store)
+            self._counter.add([root.manifest])
+        else:
+            self._counter.advance([self._standing], [root.manifest])
+        self._standing = root.manifest
+        numbers = self._counter.numbers
+        return store_bitmap(self._store, lease, root.manifest, numbers, exact=self._counter.exact, parent=before)
+
+    def _overwrite(self, made: Sequence[tuple[Root, Stored]]) -> int:
+        """Give the slots their new bitmaps, those that still are what they were: durable on return."""
+        with self._lock:
+            standing = {slot.snapshot_id: slot for slot in self._catalog.slots()}
+            head = self._catalog.head()
+            new_head: Head | None = None
+            slots: list[Slot] = []
+            for root, stored in made:
+                if isinstance(root, Slot):
+                    now = standing.get(root.snapshot_id)
+                    if now is not None and now.manifest == root.manifest:
+                        slots.append(replace(now, bitmap=stored.id, bitmap_number=stored.number, exact=True))
+                if root.manifest == head.manifest:
+                    new_head = replace(head, bitmap=stored.id, bitmap_number=stored.number, exact=True)
+            if slots or new_head is not None:
+                self._catalog.change(slots, head=new_head)
+            return len(slots)

@@ -1,0 +1,33 @@
+"""What the volume says about its room: the one `SpaceProbe` that is not scripted."""
+
+from repository.errors import VolumeError
+from repository.storage.volume import Volume
+
+
+class RoomProbe:
+    """Asks the volume that holds a repository. Raises VolumeError where it does not answer."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+
+    def capacity_bytes(self) -> int:
+        """All blocks of the volume."""
+        import psutil  # late: it costs 10 ms that most commands need not wait for
+
+        try:
+            return int(psutil.disk_usage(str(self._volume.root)).total)
+        except OSError as error:
+            raise VolumeError(f"Could not examine the volume of '{self._volume.root}'.", error.errno or 0) from error
+
+    def available_bytes(self) -> int:
+        """What an ordinary user can still take (f_bavail), for root too."""
+        figures = self._volume.statvfs()
+        return figures.f_bavail * figures.f_frsize
+
+    def available_inodes(self) -> int:
+        """Inodes an ordinary user can still take; 0 where the volume has no bound (see `capacity_inodes`)."""
+        return self._volume.statvfs().f_favail
+
+    def capacity_inodes(self) -> int:
+        """All inodes; 0 where the volume makes them as it goes."""
+        return self._volume.statvfs().f_files

@@ -1,0 +1,320 @@
+"""The record store: records in and out, by id. Composed from packs, ledger and index.
+
+Two invariants meet here: an id that `put` has answered is readable and leased from that moment on, and no look-up
+answers with a number that was condemned. Both rest on the state lock, under which places are given, look-up results
+enter their lease, and numbers are condemned. It is never held over a system call.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Self
+
+from pyroaring import BitMap64
+
+from repository.chunker import Chunker, is_zero
+from repository.codec import Codec
+from repository.errors import BallastError, DamagedError, MissingRecordError, ReadOnlyError, VolumeError
+from repository.format.config import Config
+from repository.format.pack import PackDirectory, Stream
+from repository.format.record import RAW_MAX_BYTES, Buffer, ChunkRef, Place, Record, RecordKind, Stored
+from repository.ids import PackIndex, RecordId, RecordNumber
+from repository.index.index import Index
+from repository.index.keeper import SegmentKeeper
+from repository.leases import Lease, LeaseTable
+from repository.ledger import Claim, Ledger
+from repository.packs.load import PackLoader
+from repository.packs.reader import PackReader
+from repository.packs.shelf import PackShelf
+from repository.packs.table import PackInfo, PackTable
+from repository.packs.writer import PackWriter
+from repository.ports import Clock
+from repository.putting import Putter
+from repository.storage.calls import SystemClock
+from repository.storage.volume import Volume
+
+__all__ = ["Claim", "Lease", "PackInfo", "RecordStore"]
+
+_LAST_NUMBER: Final = RecordNumber((1 << 64) - 1)
+_log: Final = logging.getLogger(__name__)
+
+
+class RecordStore:
+    """Records of one repository. Thread safe. Every method may block on I/O except `try_claim` and `forfeit`."""
+
+    def __init__(self, volume: Volume, config: Config, *, writable: bool, clock: Clock) -> None:
+        """Use `open`."""
+        self.config: Final = config
+        self.writable: Final = writable
+        self._volume = volume
+        self._codec = Codec(config.id_key, config.seed)
+        self._chunker = Chunker(config.chunker)
+        self._ledger = Ledger(config.pack_bytes, config.chunker.max_bytes)
+        self._state = threading.Lock()
+        self._leases = LeaseTable()
+        self._table = PackTable()
+        self._loader = PackLoader(volume, config, self._codec)
+        self._index = Index(volume, self._table, self._loader, self._state)
+        self._keeper = SegmentKeeper(volume, config.repository_id, self._table, self._index, self._state)
+        self._reader = PackReader(volume, self._codec)
+        self._shelf = PackShelf(
+            volume=volume,
+            table=self._table,
+            index=self._index,
+            keeper=self._keeper,
+            loader=self._loader,
+            reader=self._reader,
+            state_lock=self._state,
+            writable=writable,
+        )
+        self._writer = PackWriter(
+            volume=volume,
+            config=config,
+            codec=self._codec,
+            ledger=self._ledger,
+            table=self._table,
+            clock=clock,
+            state_lock=self._state,
+            sealed=self._shelf.sealed,
+        )
+        self._putter = Putter(
+            codec=self._codec,
+            ledger=self._ledger,
+            index=self._index,
+            writer=self._writer,
+            state_lock=self._state,
+        )
+
+    @classmethod
+    def open(
+        cls,
+        volume: Volume,
+        config: Config,
+        *,
+        writable: bool,
+        clock: Clock | None = None,
+        rebuild_index: bool = False,
+    ) -> Self:
+        """Open the packs under `volume`. Where `writable`, packs that a dead process left open are sealed first.
+
+        `rebuild_index` throws the index away and reads every pack's directory. Raises VolumeError, SyncFailedError.
+        """
+        store = cls(volume, config, writable=writable, clock=clock if clock is not None else SystemClock())
+        if rebuild_index and writable:
+            store._keeper.clear()
+        store._shelf.load()
+        store._writer.next_pack = PackIndex(store._table.highest + 1)
+        return store
+
+    def refresh(self) -> None:
+        """For a store opened for reading beside a writer: see what was added and removed since.
+
+        Raises VolumeError.
+        """
+        self._shelf.refresh()
+
+    # -- claims and leases -------------------------------------------------------------------------------------
+
+    def lease(self) -> Lease:
+        """A new lease; what it holds is not collected."""
+        return self._leases.open()
+
+    def leased(self) -> BitMap64:
+        """Numbers under any open lease."""
+        return self._leases.union()
+
+    def try_claim(self, nbytes: int, records: int) -> Claim | None:
+        """Claim room that is allocated already; None where there is too little. Arithmetic only, never blocks."""
+        return self._ledger.try_claim(nbytes, records)
+
+    def claim(self, nbytes: int, records: int) -> Claim:
+        """Claim room, allocating where needed. Raises NoSpaceError, ReadOnlyError, VolumeError."""
+        self._check_writable()
+        while True:
+            claim = self._ledger.try_claim(nbytes, records)
+            if claim is not None:
+                return claim
+            self._writer.make_room(lambda: self._ledger.missing(nbytes, records), Stream.BULK)
+
+    def claim_cost(self, nbytes: int, records: int) -> int:
+        """What a claim for this much costs: the unit of `split`."""
+        return self._ledger.claim_cost(nbytes, records)
+
+    def merge(self, into: Claim, other: Claim) -> None:
+        """`into` takes over what is left of `other`. Never blocks."""
+        self._ledger.merge(into, other)
+
+    def split(self, claim: Claim, cost: int) -> Claim:
+        """A claim of its own for `cost` of what is left of `claim`. Never blocks."""
+        return self._ledger.split(claim, cost)
+
+    def guard_growth(self, guard: Callable[[int], None]) -> None:
+        """Have `guard(nbytes)` asked before each allocation of a segment; its NoSpaceError refuses growth."""
+        self._writer.guard = guard
+
+    def forfeit(self, claim: Claim) -> None:
+        """Give back what is left of a claim. Never blocks."""
+        self._ledger.forfeit(claim)
+
+    # -- writing -----------------------------------------------------------------------------------------------
+
+    def put(
+        self, kind: RecordKind, payloads: Sequence[Buffer], lease: Lease, claim: Claim | None = None
+    ) -> list[Stored]:
+        """Store each payload unless it is known; all their numbers are in `lease` when this returns.
+
+        Written but not durable before `sync`. `claim` is drawn down, not forfeited; without one, or past its end,
+        room is claimed here. Raises NoSpaceError, ReadOnlyError, VolumeError: then nothing is promised of the batch.
+        """
+        self._check_writable()
+        if any(len(payload) > RAW_MAX_BYTES for payload in payloads):
+            raise ValueError("a record's payload is longer than RAW_MAX_BYTES")
+        ids = [self._codec.id_of(kind, payload) for payload in payloads]
+        stored = self._putter.put(kind, ids, payloads, lease, claim)
+        if self._keeper.due():
+            self._keeper.tend(everything=False)
+        return stored
+
+    def put_bytes(
+        self, buffer: Buffer, *, final: bool, lease: Lease, claim: Claim | None = None
+    ) -> tuple[list[ChunkRef], int]:
+        """Cut `buffer` into chunks and store them; a chunk of zeros is a hole and stored nowhere.
+
+        Returns the chunks in order and how many bytes they cover: all where `final`, else the caller keeps the tail
+        and puts it in front of what follows. Raises as `put`.
+        """
+        view = memoryview(buffer)
+        data: list[Buffer] = []
+        zero: list[bool] = []
+        lengths = self._chunker.lengths(buffer, final=final)
+        start = 0
+        for length in lengths:
+            piece = view[start : start + length]
+            start += length
+            zero.append(is_zero(piece))
+            if not zero[-1]:
+                data.append(piece)
+        stored = iter(self.put(RecordKind.CHUNK, data, lease, claim))
+        refs = [ChunkRef(length, None if hole else next(stored).id) for length, hole in zip(lengths, zero, strict=True)]
+        return refs, start
+
+    # -- reading -----------------------------------------------------------------------------------------------
+
+    def read(self, record_id: RecordId) -> Record:
+        """The record with this id, verified: header, checksum, length, id.
+
+        A damaged copy is remembered, so that the next put of the same bytes stores them anew; other copies are tried.
+        Raises MissingRecordError, DamagedError, VolumeError.
+        """
+        self._putter.wait_for(record_id)
+        places = self._index.candidates(record_id)
+        if not places and not self.writable:
+            self.refresh()
+            places = self._index.candidates(record_id)
+        failure: BallastError | None = None
+        for place in places:
+            try:
+                return self._reader.read(place, record_id)
+            except MissingRecordError as error:
+                failure = failure or error
+            except (DamagedError, VolumeError) as error:
+                failure = error
+                self._note_damage(place, error)
+        if failure is not None:
+            raise failure
+        raise MissingRecordError(f"The record {record_id.hex()} is in no pack.")
+
+    def _note_damage(self, place: Place, error: BallastError) -> None:
+        _log.error("record.damaged", extra={"number": place.number, "reason": str(error)})
+        with self._state:
+            self._index.note_damaged(place.number)
+
+    def read_at(self, place: Place) -> Record:
+        """The record at `place`, verified, whatever its id. Raises MissingRecordError, DamagedError, VolumeError."""
+        return self._reader.read(place, None)
+
+    def read_many(self, ids: Sequence[RecordId]) -> list[Record]:
+        """The records of `ids`, in their order; read in the order of their places. Raises as `read`."""
+        places = self._index.find(ids, to_share=False)
+        numbers = [_LAST_NUMBER if place is None else place.number for place in places]
+        records = {item: self.read(ids[item]) for item in sorted(range(len(ids)), key=numbers.__getitem__)}
+        return [records[item] for item in range(len(ids))]
+
+    def locate(self, ids: Sequence[RecordId]) -> list[Place | None]:
+        """Where each record lies; None where it is in no pack. Reads no record."""
+        return self._index.find(ids, to_share=False)
+
+    # -- durability --------------------------------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Make durable what every returned put has written. Raises SyncFailedError: then writing is over for good."""
+        self._writer.sync()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a write or sync has failed: reading goes on, writing is refused until the next open."""
+        return self._writer.failed
+
+    def seal_open(self) -> None:
+        """Make everything durable and seal the open packs, as far as claims allow."""
+        self._check_writable()
+        self._writer.seal_open()
+
+    def allow_caches(self, allowed: bool) -> None:
+        """Whether index segments may be written and merged now; no while space is short."""
+        self._keeper.allowed = allowed
+
+    def tend(self) -> None:
+        """Write index segments for all sealed packs and merge where there are many. Never raises for caches."""
+        if self.writable:
+            self._keeper.tend(everything=True)
+
+    def close(self) -> None:
+        """Make everything durable, seal what is open, write the index, let go of all files."""
+        if self.writable:
+            self._writer.close()
+            if not self.failed:
+                self._keeper.tend(everything=True)
+                self._shelf.remove_stump()
+        self._reader.close()
+
+    # -- packs, for the collector and check --------------------------------------------------------------------
+
+    def packs(self) -> list[PackInfo]:
+        """Every pack, by index; one `stat` each. Raises VolumeError."""
+        return self._shelf.packs()
+
+    def directory(self, pack: PackIndex) -> PackDirectory:
+        """The columns of one pack; rows of records that are void, torn or punched have kind 0.
+
+        Raises MissingRecordError for an unknown pack, VolumeError.
+        """
+        return self._shelf.directory(pack)
+
+    def condemn(self, numbers: BitMap64) -> BitMap64:
+        """No look-up answers with these numbers again. Returns those condemned: `numbers` without leased ones."""
+        with self._state:
+            condemned = numbers - self._leases.union()
+            self._index.condemn(condemned)
+        return condemned
+
+    def drop_pack(self, pack: PackIndex) -> None:
+        """Remove a sealed pack, all of whose records are condemned. Does nothing where it is gone already.
+
+        The newest pack keeps its header, and goes later: its index must never be given again. Raises VolumeError.
+        """
+        self._check_writable()
+        self._shelf.drop(pack)
+
+    def punch(self, pack: PackIndex, ranges: Iterable[tuple[int, int]]) -> None:
+        """Punch (offset, length) ranges out of a sealed pack, whose records there are condemned; durable on return.
+
+        The pack is marked as punched first. Raises MissingRecordError, VolumeError, SyncFailedError.
+        """
+        self._check_writable()
+        self._shelf.punch(pack, list(ranges))
+
+    def _check_writable(self) -> None:
+        if not self.writable:
+            raise ReadOnlyError("The repository was opened for reading.")
+        self._writer.check_writable()

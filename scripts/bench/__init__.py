@@ -1,0 +1,1 @@
+"""Ballast beside its peers: the same data, the same steps, the same machine, in turns."""

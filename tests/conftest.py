@@ -1,0 +1,71 @@
+"""What every test gets: the rules on root and /dev/fuse, on the log, and Hypothesis' profiles."""
+
+import logging
+import os
+from collections.abc import Generator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fast", settings.get_profile("default"), max_examples=30)
+settings.load_profile("default")
+
+OURS: Final = ("repository", "fusefs", "ballast")
+"""Loggers whose warnings a test must expect: theirs and what is below them."""
+NEED_PYFUSE3: Final = ("unit/fusefs", "mount", "fulldisk")
+"""Directories below tests/ that cannot even be imported without the extra `mount`."""
+HAVE_PYFUSE3: Final = find_spec("pyfuse3") is not None
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leaves out what cannot be imported; pytest_report_header says so."""
+    if HAVE_PYFUSE3:
+        return None
+    here = Path(__file__).parent
+    return True if any(collection_path.is_relative_to(here / name) for name in NEED_PYFUSE3) else None
+
+
+def pytest_report_header() -> list[str]:
+    return [] if HAVE_PYFUSE3 else [f"pyfuse3 is not installed, so these are left out: {', '.join(NEED_PYFUSE3)}"]
+
+
+class _Warnings(logging.Handler):
+    """Gathers our warnings and errors while one test runs."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.seen: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name.split(".", 1)[0] in OURS:
+            self.seen.append(record)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that mounts fails where it cannot run: a silent skip would look like success."""
+    if item.get_closest_marker("mount") is None:
+        return
+    if os.geteuid() != 0 or not Path("/dev/fuse").is_char_device():
+        pytest.fail("needs root and /dev/fuse; run scripts/test --fast to leave it out", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Fails a test on a warning in the log that its `logs` marker does not name."""
+    warnings = _Warnings()
+    root = logging.getLogger()
+    root.addHandler(warnings)
+    try:
+        yield
+    finally:
+        root.removeHandler(warnings)
+    expected = {event for mark in item.iter_markers("logs") for event in mark.args}
+    surprises = [record for record in warnings.seen if str(record.msg) not in expected]
+    if surprises:
+        lines = "\n".join(f"  {record.levelname} {record.name}: {record.getMessage()}" for record in surprises)
+        pytest.fail(f"unexpected in the log (expected: {sorted(expected) or 'nothing'}):\n{lines}", pytrace=False)

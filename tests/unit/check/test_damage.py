@@ -1,0 +1,209 @@
+"""Damage as a matrix: what is changed, where, and what a check says about it. It writes nothing, and never gives up."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pytest
+
+from repository.bitmaps import store_bitmap
+from repository.check.report import Severity
+from repository.format.catalog import HEAD_SLOT, copy_offset
+from repository.format.pack import pack_path
+from repository.format.record import RecordKind
+from repository.repo import Repository
+from repository.units import KIB
+from tests.support.repositories import SetClock, make, open_for_reading, open_for_writing, publish
+from tests.support.stores import noise
+
+FILES: Final = {f"f{number}": noise(number, 50 * KIB) for number in range(4)}
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A stretch of bytes in a file of the repository."""
+
+    file: str
+    offset: int
+    length: int
+
+
+Finder = Callable[[Repository], Spot]
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sound") / "repository"
+    clock = SetClock()
+    make(path, clock)
+    with open_for_writing(path, clock) as repository:
+        publish(repository, FILES, "a")
+        publish(repository, FILES | {"g": noise(99, 30 * KIB)}, "b")
+        repository.gc()
+    return path
+
+
+@pytest.fixture
+def path(sound: Path, tmp_path: Path) -> Path:
+    """A copy that may be damaged, holes kept."""
+    target = tmp_path / "copy"
+    for source in sorted(sound.rglob("*")):
+        goal = target / source.relative_to(sound)
+        if source.is_dir():
+            goal.mkdir(parents=True, exist_ok=True)
+        else:
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            goal.write_bytes(source.read_bytes())
+    return target
+
+
+def record_of(kind: RecordKind, *, payload: bool) -> Finder:
+    """A live record of `kind`: its payload, or its header."""
+
+    def find(repository: Repository) -> Spot:
+        kept = repository.publisher.numbers_of(repository.find("a")) | repository.publisher.numbers_of(
+            repository.find("b")
+        )
+        kept.update(slot.bitmap_number for slot in repository.listed())
+        for info in repository.store.packs():
+            directory = repository.store.directory(info.index)
+            for row in np.flatnonzero(directory.kind == kind).tolist():
+                if (info.index << 16) + row in kept:
+                    offset, stored = int(directory.offset[row]), int(directory.stored[row])
+                    where = pack_path(info.index)
+                    return Spot(where, offset + 64, stored - 64) if payload else Spot(where, offset, 64)
+        raise AssertionError(f"no record of kind {kind!r}")
+
+    return find
+
+
+def slot_copy(index: int | None, copy: int) -> Finder:
+    def find(repository: Repository) -> Spot:
+        place = repository.catalog.place(repository.find("a").snapshot_id) if index is None else index
+        return Spot("catalog", copy_offset(place, copy), 1024)
+
+    return find
+
+
+def in_pack(offset: int, length: int) -> Finder:
+    def find(repository: Repository) -> Spot:
+        size = (repository.path / pack_path(repository.store.packs()[0].index)).stat().st_size
+        return Spot(pack_path(repository.store.packs()[0].index), offset % size, length)
+
+    return find
+
+
+def fixed(file: str) -> Finder:
+    return lambda _: Spot(file, 0, 24)
+
+
+def flip(path: Path, spot: Spot) -> None:
+    with (path / spot.file).open("r+b") as file:
+        file.seek(spot.offset + spot.length // 2)
+        byte = file.read(1)
+        file.seek(spot.offset + spot.length // 2)
+        file.write(bytes([byte[0] ^ 0x10]))
+
+
+def zero(path: Path, spot: Spot) -> None:
+    with (path / spot.file).open("r+b") as file:
+        file.seek(spot.offset)
+        file.write(bytes(spot.length))
+
+
+CASES: Final = [
+    # name, where, read_data, expected severity, words of a place
+    ("chunk payload", record_of(RecordKind.CHUNK, payload=True), True, Severity.ERROR, "packs/"),
+    ("chunk header", record_of(RecordKind.CHUNK, payload=False), False, Severity.ERROR, "packs/"),
+    ("content payload", record_of(RecordKind.DIR_CONTENT, payload=True), False, Severity.ERROR, "snapshot '"),
+    ("attributes payload", record_of(RecordKind.DIR_ATTRS, payload=True), False, Severity.ERROR, "snapshot '"),
+    ("manifest payload", record_of(RecordKind.MANIFEST, payload=True), False, Severity.ERROR, "snapshot '"),
+    ("bitmap payload", record_of(RecordKind.BITMAP, payload=True), False, Severity.WARNING, "snapshot '"),
+    ("pack header", in_pack(0, 64), False, Severity.WARNING, "byte 0"),
+    ("pack trailer", in_pack(-32, 32), False, Severity.WARNING, "end"),
+    ("slot copy A", slot_copy(None, 0), False, Severity.WARNING, "catalog, slot"),
+    ("slot copy B", slot_copy(None, 1), False, Severity.WARNING, "catalog, slot"),
+    ("head copy", slot_copy(HEAD_SLOT, 0), False, Severity.WARNING, "catalog, slot 0"),
+    ("intent", fixed("intent"), False, Severity.WARNING, "intent"),
+]
+
+
+@pytest.mark.parametrize("change", [flip, zero])
+@pytest.mark.parametrize(
+    ("finder", "read_data", "severity", "words"), [case[1:] for case in CASES], ids=[c[0] for c in CASES]
+)
+@pytest.mark.logs("record.damaged", "pack.directory_damaged", "pack.header_damaged", "pack.damaged", "index.discarded")
+def test_damage_is_found_and_named(
+    path: Path,
+    finder: Finder,
+    read_data: bool,
+    severity: Severity,
+    words: str,
+    change: Callable[[Path, Spot], None],
+) -> None:
+    clock = SetClock()
+    with open_for_reading(path, clock) as repository:
+        assert repository.check(read_data=True).findings == ()
+        spot = finder(repository)
+    change(path, spot)
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    with open_for_reading(path, clock) as repository:
+        report = repository.check(read_data=read_data)
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+    assert any(finding.severity is severity and words in finding.place for finding in report.findings), report.text()
+    assert report.is_sound is (severity is Severity.WARNING), report.text()
+
+
+@pytest.mark.parametrize("name", ["lock", "intent", "events"])
+def test_a_missing_or_short_file_is_found(path: Path, name: str) -> None:
+    with open_for_reading(path, SetClock()) as repository:
+        os.truncate(path / name, 100)
+        report = repository.check()
+        assert [finding.place for finding in report.findings if finding.severity is Severity.ERROR] == [name]
+        (path / name).unlink()
+        report = repository.check()
+        assert name in [finding.place for finding in report.findings if finding.severity is Severity.ERROR]
+
+
+@pytest.mark.logs("record.damaged", "pack.directory_damaged")
+def test_a_missing_pack_is_found_by_everything_that_needs_it(path: Path) -> None:
+    with open_for_reading(path, SetClock()) as repository:
+        victims = [pack_path(info.index) for info in repository.store.packs()]
+    for victim in victims:
+        (path / victim).unlink()
+    with open_for_reading(path, SetClock()) as repository:
+        report = repository.check()
+        assert {"snapshot 'a'", "snapshot 'b'"} <= {finding.place for finding in report.findings}
+        assert not report.is_sound
+
+
+@pytest.mark.logs("pack.directory_damaged")
+def test_a_lost_slot_is_an_error(path: Path) -> None:
+    with open_for_reading(path, SetClock()) as repository:
+        index = repository.catalog.place(repository.find("a").snapshot_id)
+    for copy in (0, 1):
+        zero(path, Spot("catalog", copy_offset(index, copy), 1024))
+    with open_for_reading(path, SetClock()) as repository:
+        report = repository.check()
+        assert [finding.place for finding in report.findings if finding.severity is Severity.ERROR] == [
+            f"catalog, slot {index} (bytes {copy_offset(index, 0)} and {copy_offset(index, 1)})"
+        ]
+
+
+def test_a_bitmap_that_lacks_something_is_an_error(path: Path) -> None:
+    """The one fault that would make a collection free what is needed."""
+    clock = SetClock()
+    with open_for_writing(path, clock) as repository:
+        slot = repository.find("b")
+        numbers = repository.publisher.numbers_of(slot)
+        numbers.discard(min(numbers))
+        with repository.store.lease() as lease:
+            stored, _ = store_bitmap(repository.store, lease, slot.manifest, numbers, exact=True)
+            repository.store.sync()
+            repository.catalog.change([replace(slot, bitmap=stored.id, bitmap_number=stored.number)])
+        report = repository.check()
+        assert [finding.place for finding in report.findings] == ["snapshot 'b'"]
+        assert "lacks 1 records" in report.findings[0].what

@@ -1,0 +1,83 @@
+"""The words of the command line."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+from fusefs.cli.arguments import build_parser
+
+REPOSITORY_COMMANDS = [
+    ["init", "R", "--reserve", "100M", "--headspace", "1GiB", "--quota", "5G"],
+    ["status", "R", "--json"],
+    ["mount", "R", "M", "--settle", "2s", "--max-age", "2h", "--auto-delete", "--min-snapshots", "3", "--keep-all"],
+    ["umount", "M"],
+    ["snapshot", "create", "R", "a", "b", "--name", "N", "--one-file-system", "--exclude-caches", "--json"],
+    ["snapshot", "list", "R"],
+    ["snapshot", "delete", "R", "x", "y", "--dry-run"],
+    ["snapshot", "undelete", "R", "x"],
+    ["snapshot", "rename", "R", "x", "y"],
+    ["snapshot", "pin", "R", "x"],
+    ["snapshot", "unpin", "R", "x"],
+    ["snapshot", "diff", "R", "x", "y:/z"],
+    ["restore", "R", "x:/y", "D", "--merge"],
+    ["gc", "R", "--safety", "none", "--dry-run"],
+    ["check", "R", "--read-data"],
+    ["rebuild", "R"],
+    ["reserve", "release", "R"],
+]
+
+
+@pytest.mark.parametrize("words", REPOSITORY_COMMANDS, ids=" ".join)
+def test_every_command_has_a_module(words: list[str]) -> None:
+    args = build_parser().parse_args(words)
+    assert importlib.util.find_spec(f"fusefs.cli.{args.module}") is not None
+
+
+def test_sizes_and_times_are_read() -> None:
+    init = build_parser().parse_args(REPOSITORY_COMMANDS[0])
+    assert (init.reserve, init.headspace, init.quota) == (100_000_000, 1 << 30, 5_000_000_000)
+    mount = build_parser().parse_args(REPOSITORY_COMMANDS[2])
+    assert (mount.settle, mount.interval, mount.max_age, mount.min_snapshots) == (2.0, 60.0, 7200.0, 3)
+
+
+def test_patterns_keep_their_order() -> None:
+    words = ["snapshot", "create", "R", "--exclude", "a", "--exclude-from", "f", "p", "--exclude", "b"]
+    args = build_parser().parse_args(words)
+    assert args.excludes == [("pattern", "a"), ("file", "f"), ("pattern", "b")]
+    assert build_parser().parse_args(["snapshot", "create", "R", "p"]).excludes == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["nothing"],
+        ["snapshot"],
+        ["snapshot", "create", "R"],
+        ["init", "R", "--reserve", "big"],
+        ["mount", "R", "M", "--settle", "soon"],
+        ["restore", "R", "S", "D", "--merge", "--overwrite"],
+        ["gc", "R", "--safety", "some"],
+        ["mount", "R", "M", "--min-snapshots", "-1"],
+    ],
+)
+def test_wrong_words_end_with_2_and_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        build_parser().parse_args(words)
+    assert ended.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_help_needs_nothing_heavy() -> None:
+    """`ballast --help` must work where pyfuse3 is missing, and must not load numpy or trio to print a page."""
+    code = (
+        "import sys; from fusefs.cli.main import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'numpy', 'trio', 'pyfuse3', 'zstandard'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "snapshot" in done.stdout
