@@ -16,8 +16,9 @@ import pyfuse3
 from fusefs import inodes
 from fusefs.attributes import FOREVER_S, attributes
 from fusefs.handles import FileHandle, Handles, ListingHandle, TreeHandle
-from fusefs.inodes import InodeNumber, Space, snapshot_directory_number, space_of
+from fusefs.inodes import InodeNumber, Space, number_in_snapshot, snapshot_directory_number, space_of
 from fusefs.listing import TreeListing
+from fusefs.neighbours import Neighbours
 from fusefs.nodes import SnapshotNodes
 from fusefs.readpath import ReadPath, Stream
 from fusefs.snapshots import Snapshots, View
@@ -74,6 +75,7 @@ class Browse:
         trees: Trees,
         nodes: SnapshotNodes,
         reads: ReadPath,
+        neighbours: Neighbours,
         live: LiveRoot | None,
         actions: SnapshotActions | None,
     ) -> None:
@@ -81,6 +83,7 @@ class Browse:
         self._snapshots = snapshots
         self._trees = trees
         self._reads = reads
+        self._neighbours = neighbours
         self._nodes = nodes
         self._live = live
         self._actions = actions
@@ -160,6 +163,9 @@ class Browse:
             fresh = number != inodes.README
             return pyfuse3.FileInfo(fh=self._handles.add(text), direct_io=fresh, keep_cache=False)
         inode, view = await self._nodes.find(number)
+        place = self._nodes.place(number)
+        if place is not None:
+            self._neighbours.opened(place, inode.size)
         await self._snapshots.opened(view.snapshot)
         return pyfuse3.FileInfo(fh=self._handles.add(FileHandle(inode, view.snapshot, Stream())), keep_cache=True)
 
@@ -281,11 +287,14 @@ class Browse:
         position = start_id
         while page := await handle.listing.page(position):
             for listed in page:
-                entry, place = await self._nodes.describe(handle.number, handle.view, listed)
+                inode = listed.inode
+                if inode.kind is NodeKind.LINK:
+                    inode = await self._nodes.resolved(inode, handle.view)
+                number = number_in_snapshot(handle.view.snapshot, inode)
                 position += 1
-                if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(listed.name), entry, position):
+                if not pyfuse3.readdir_reply(token, listed.name, attributes(inode, number, FOREVER_S), position):
                     return
-                self._nodes.seen(entry.st_ino, place)
+                self._nodes.told(number, handle.number, listed)
 
     def _special_names(self, number: int) -> list[bytes]:
         match number:

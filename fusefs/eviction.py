@@ -5,6 +5,7 @@ Never on the loop thread: the kernel may answer only after a request that is wai
 
 import errno
 import logging
+from collections.abc import Callable
 from typing import Final
 
 import pyfuse3
@@ -20,6 +21,8 @@ _log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 0.5
 """A walk adds some ten thousand places a second: the table passes its bound by about that much."""
+ANSWER_S: Final = 0.05
+"""Time for the kernel's forgets to come in before the table is looked at again: without it far too much would go."""
 
 
 async def evict_places(places: PlaceTable, trees: Trees, workers: Workers) -> None:
@@ -32,6 +35,17 @@ async def evict_places(places: PlaceTable, trees: Trees, workers: Workers) -> No
             _log.debug("places.evicted", extra={"names": len(names), "gone": gone, "left": len(places)})
             if not gone:
                 break
+            await trio.sleep(ANSWER_S)
+
+
+async def evict_live(overdue: Callable[[], list[tuple[InodeNumber, bytes]]], workers: Workers) -> None:
+    """The same for `live`, whose names `overdue` tells. Runs until cancelled."""
+    while True:
+        await trio.sleep(LOOK_EVERY_S)
+        while names := overdue():
+            if not await workers.notify(_take_away, names):
+                break
+            await trio.sleep(ANSWER_S)
 
 
 async def _names(oldest: list[tuple[InodeNumber, Place]], trees: Trees) -> list[tuple[InodeNumber, bytes]]:

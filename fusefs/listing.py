@@ -29,20 +29,24 @@ class TreeListing:
         self._directory = directory
         self._start = 0
         self._page: list[Listed] = []
+        self._end: int | None = None
+        """Number of entries, once the end was seen."""
 
     async def page(self, start: int) -> list[Listed]:
         """Entries from the `start`-th on, as many as are at hand; empty at the end. Raises DamagedError."""
+        if self._end is not None and start >= self._end:
+            return []
         if not self._start <= start < self._start + len(self._page):
             await self._turn(start)
         return self._page[start - self._start :]
 
     async def _turn(self, start: int) -> None:
-        """Loads the page that begins with the `start`-th entry: cheap for the next one; a seek reads names from the
-        front."""
-        following = self._page and start == self._start + len(self._page)
+        """Loads the page that begins with the `start`-th entry: cheap for the next one; a seek goes from the front."""
+        following = bool(self._page) and start == self._start + len(self._page)
         after = self._page[-1].name if following else None
-        skip = 0 if following else start
-        page = await self._trees.ask(self._load, after, skip)
+        page = await self._trees.ask(self._load, after, 0 if following else start)
+        if len(page) < PAGE_ENTRIES and (page or following or start == 0):
+            self._end = start + len(page)
         self._page = page
         self._start = start
 

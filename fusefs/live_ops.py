@@ -10,14 +10,14 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, islice
 from typing import Final
 
 import pyfuse3
 
 from fusefs.attributes import FOREVER_S, absent, attributes
 from fusefs.flusher import Flusher
-from fusefs.inodes import live_file_id, live_number
+from fusefs.inodes import InodeNumber, live_file_id, live_number
 from fusefs.readpath import ReadPath, Stream, assemble, unique
 from fusefs.trees import Trees
 from repository.errors import RefusedError
@@ -31,6 +31,9 @@ from repository.live.tree import NAME_BYTES_MAX, Listing, LiveTree
 from repository.live.writing import write
 
 LIVE_HANDLE_BIT: Final = 1 << 61
+KNOWN_MAX: Final = 131_072
+"""Inodes that the kernel keeps numbers of, beyond which the oldest are taken away from it; about 400 bytes each."""
+EVICTED_AT_ONCE: Final = 4_096
 SYMLINK_BYTES_MAX: Final = 4095
 """PATH_MAX without its NUL: what the kernel follows."""
 
@@ -67,6 +70,9 @@ class LiveOps:
         self._next = count(LIVE_HANDLE_BIT)
         self._lookups: dict[FileId, int] = {}
         self._opened: dict[FileId, int] = {}
+        self._evictable: dict[FileId, tuple[FileId, bytes]] = {}
+        """Where each known inode was last seen, oldest first. No directories: somebody may stand in one, and a name
+        taken away would show there as deleted."""
 
     # --- names --------------------------------------------------------------------------------------------------
 
@@ -87,6 +93,8 @@ class LiveOps:
     def _seen(self, parent: FileId, name: bytes, view: View, linked: bool) -> pyfuse3.EntryAttributes:
         """Counts that the kernel was told of an inode."""
         self._lookups[view.file_id] = self._lookups.get(view.file_id, 0) + 1
+        if view.kind is not NodeKind.DIRECTORY:
+            self._evictable[view.file_id] = (parent, name)
         self._tree.remember(parent, name, view.file_id, linked=linked)
         return self._attributes(view)
 
@@ -102,7 +110,18 @@ class LiveOps:
                 self._lookups[file_id] = left
             else:
                 self._lookups.pop(file_id, None)
+                self._evictable.pop(file_id, None)
                 self._drop_unused(file_id)
+
+    def overdue(self) -> list[tuple[InodeNumber, bytes]]:
+        """The oldest names beyond the bound, at most a batch, as (directory's number, name); they age anew."""
+        if len(self._evictable) <= KNOWN_MAX:
+            return []
+        oldest = list(islice(self._evictable, EVICTED_AT_ONCE))
+        places = [(file_id, self._evictable.pop(file_id)) for file_id in oldest]
+        self._evictable.update(places)
+        now = [self._tree.places.get(file_id) or seen for file_id, seen in places]
+        return [(live_number(parent), name) for parent, name in now]
 
     def _drop_unused(self, file_id: FileId) -> None:
         if file_id not in self._lookups and file_id not in self._opened and file_id != ROOT_FILE_ID:

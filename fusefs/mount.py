@@ -15,8 +15,10 @@ from fusefs import mountpoints
 from fusefs.browse import Browse
 from fusefs.committer import Committer
 from fusefs.daemon import ForegroundReport, Report, run_in_background
-from fusefs.eviction import evict_places
+from fusefs.eviction import evict_live, evict_places
+from fusefs.idle import shrink_when_idle
 from fusefs.logs import start_logging
+from fusefs.neighbours import Neighbours
 from fusefs.nodes import SnapshotNodes
 from fusefs.operations import Operations
 from fusefs.places import PlaceTable
@@ -34,7 +36,6 @@ from fusefs.workers import Workers
 from repository.catalog import CATALOG_FILE
 from repository.policy.schedule import Pace
 from repository.repo import Repository, read_config
-from repository.storage.room import RoomProbe
 from repository.storage.volume import Volume
 
 _log = logging.getLogger(__name__)
@@ -102,23 +103,37 @@ class _Mount:
             trees = Trees(repository.reader.cache.view(inline=False), self._workers)
             reads = ReadPath(repository.store, trees, self._workers, nursery)
             if not writable:
-                return self._read_only(repository, trees, reads)
+                return self._read_only(repository, trees, reads, nursery)
             return await self._writable(repository, trees, reads, nursery)
         except BaseException:
             repository.close()
             raise
 
-    def _read_only(self, repository: Repository, trees: Trees, reads: ReadPath) -> Composition:
+    def _read_only(
+        self, repository: Repository, trees: Trees, reads: ReadPath, nursery: trio.Nursery
+    ) -> Composition:
         source = ForeignCatalog(repository.catalog, repository.store, Path(self._place.repository, CATALOG_FILE))
         snapshots = Snapshots(source, self._workers)
         verbs = Verbs(repository, self._workers, self._place.mountpoint, None).table()
         places = PlaceTable()
-        nodes = SnapshotNodes(snapshots, trees, places)
-        browse = Browse(self._special(verbs), snapshots, trees, nodes, reads, live=None, actions=None)
+        browse = Browse(
+            self._special(verbs),
+            snapshots,
+            trees,
+            SnapshotNodes(snapshots, trees, places),
+            reads,
+            Neighbours(repository.reader, reads, self._workers, nursery),
+            live=None,
+            actions=None,
+        )
         return Composition(
             Operations(browse, None, partial(self._statfs, repository)),
             close=repository.close,
-            tasks=[partial(evict_places, places, trees, self._workers)],
+            tasks=[
+                partial(evict_places, places, trees, self._workers),
+                partial(shrink_when_idle, reads, self._workers),
+                snapshots.let_go,
+            ],
             verbs=verbs,
         )
 
@@ -134,14 +149,24 @@ class _Mount:
         snapshots = Snapshots(OwnCatalog(repository.catalog, repository.store, repository.snapshots), self._workers)
         verbs = Verbs(repository, self._workers, self._place.mountpoint, committer).table()
         places = PlaceTable()
-        nodes = SnapshotNodes(snapshots, trees, places)
-        browse = Browse(self._special(verbs), snapshots, trees, nodes, reads, live=session.ops, actions=committer)
+        browse = Browse(
+            self._special(verbs),
+            snapshots,
+            trees,
+            SnapshotNodes(snapshots, trees, places),
+            reads,
+            Neighbours(repository.reader, reads, self._workers, nursery),
+            live=session.ops,
+            actions=committer,
+        )
         return Composition(
             Operations(browse, session.ops, partial(self._statfs, repository)),
             close=repository.close,
             session=session,
             tasks=[
                 partial(evict_places, places, trees, self._workers),
+                partial(shrink_when_idle, reads, self._workers),
+                partial(evict_live, session.ops.overdue, self._workers),
                 session.flush_now_and_then,
                 snapshots.let_go,
                 committer.run,
@@ -162,9 +187,10 @@ class _Mount:
         return SpecialFiles(Owner(os.getuid(), os.getgid()), text, status, lambda: None, writable)
 
     async def _statfs(self, repository: Repository) -> pyfuse3.StatvfsData:
-        """A full answer is a system call or two; not worth a hop."""
-        probe = RoomProbe(repository.volume)
-        return statfs_of(probe.capacity_bytes(), probe.available_bytes(), 0)
+        """Cut by the quota, without what the reserve still lacks. A few system calls; not worth a hop."""
+        room = repository.space.room()
+        missing = repository.space.reserve().missing_bytes
+        return statfs_of(room.capacity_bytes, room.available_bytes - missing, 0)
 
 
 def _open(repository: str, writable: bool) -> Repository:

@@ -41,25 +41,22 @@ class SnapshotNodes:
             if place is None:
                 return absent(FOREVER_S)
             inode = (await self._trees.ask(self._trees.reader.entry_at, *place)).inode
-            inode = await self._resolved(inode, view)
+            inode = await self.resolved(inode, view)
         except MissingRecordError:
             raise await self._snapshots.loss_in(view.snapshot) from None
         number = number_in_snapshot(view.snapshot, inode)
         content, attrs, position = place
-        self.seen(number, Place(Row(parent, content, attrs), position))
+        self._places.seen(number, Row(parent, content, attrs), position)
         self._remember(number, inode)
         return attributes(inode, number, FOREVER_S)
 
-    async def describe(self, parent: InodeNumber, view: View, listed: Listed) -> tuple[pyfuse3.EntryAttributes, Place]:
-        """Attributes and place of a listed entry; `seen` follows once the kernel has taken it."""
-        inode = listed.inode if listed.inode.kind is not NodeKind.LINK else await self._resolved(listed.inode, view)
-        number = number_in_snapshot(view.snapshot, inode)
-        place = Place(Row(parent, listed.content, listed.attrs), listed.position)
-        return attributes(inode, number, FOREVER_S), place
+    def place(self, number: int) -> Place | None:
+        """Where the kernel last saw `number`."""
+        return self._places.place(number)
 
-    def seen(self, number: int, place: Place) -> None:
-        """The kernel was told of `number` once more."""
-        self._places.seen(InodeNumber(number), place.row, place.position)
+    def told(self, number: int, parent: InodeNumber, listed: Listed) -> None:
+        """The kernel was told of `number` once more: in the directory `parent`, under a listed name."""
+        self._places.seen(InodeNumber(number), Row(parent, listed.content, listed.attrs), listed.position)
 
     def forget(self, counts: Sequence[tuple[int, int]]) -> None:
         """The kernel gave lookups back: (number, how many)."""
@@ -86,13 +83,13 @@ class SnapshotNodes:
         try:
             row, position = place
             entry = await self._trees.ask(self._trees.reader.entry_at, row.content, row.attrs, position)
-            inode = await self._resolved(entry.inode, view)
+            inode = await self.resolved(entry.inode, view)
         except MissingRecordError:
             raise await self._snapshots.loss_in(view.snapshot) from None
         self._remember(number, inode)
         return inode, view
 
-    async def _resolved(self, inode: Inode, view: View) -> Inode:
+    async def resolved(self, inode: Inode, view: View) -> Inode:
         """A hard link's inode from the snapshot's links table; any other as it is."""
         if inode.kind is not NodeKind.LINK:
             return inode

@@ -31,6 +31,8 @@ WINDOW_MAX: Final = 8 * MIB
 NEARBY_BYTES: Final = 2 * MIB
 """A request this close to the expected offset still counts as sequential: the kernel sends several at a time, in any
 order."""
+PREFETCH_CHUNKS: Final = 32
+"""Small chunks a hop: a reader that meets one of them under way waits for all, some 2 ms."""
 FLIGHTS_AHEAD_MAX: Final = 4
 """Hops of reading ahead under way, over all handles; beyond that nothing is read ahead."""
 
@@ -115,6 +117,11 @@ class ChunkCache:
             _, oldest = self._chunks.popitem(last=False)
             self.held_bytes -= len(oldest)
 
+    def clear(self) -> None:
+        """Lets go of all."""
+        self._chunks.clear()
+        self.held_bytes = 0
+
 
 class ReadPath:
     """Serves byte ranges of stored files; shared by `live/` and the snapshots."""
@@ -134,6 +141,17 @@ class ReadPath:
         self._cache = ChunkCache(capacity_bytes)
         self._flights: dict[RecordId, _Flight] = {}
         self._ahead = 0
+        self.served = 0
+        """Requests so far; who remembers it sees whether there were more."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that the cached chunks take."""
+        return self._cache.held_bytes
+
+    def forget(self) -> None:
+        """Empties the cache; what is under way is not touched."""
+        self._cache.clear()
 
     async def read(self, inode: Inode, stream: Stream, offset: int, length: int) -> bytes | memoryview:
         """Bytes [offset, offset + length) of a file, cut at its size. Raises DamagedError if a chunk of the range is
@@ -150,6 +168,7 @@ class ReadPath:
 
     async def chunks(self, wanted: Iterable[RecordId]) -> Mapping[RecordId, bytes]:
         """The plain bytes of each chunk. Raises DamagedError (MissingRecordError) for the first that cannot be had."""
+        self.served += 1
         found: dict[RecordId, bytes] = {}
         waiting: dict[RecordId, _Flight] = {}
         missing: list[RecordId] = []
@@ -171,6 +190,15 @@ class ReadPath:
             assert flight.outcome is not None
             found[chunk] = flight.outcome
         return found
+
+    async def prefetch(self, chunks: Sequence[RecordId]) -> None:
+        """Brings small chunks into the cache. Errors stay silent: whoever reads there will see them."""
+        for start in range(0, len(chunks), PREFETCH_CHUNKS):
+            group = dict.fromkeys(chunks[start : start + PREFETCH_CHUNKS])
+            fresh = [chunk for chunk in group if chunk not in self._cache and chunk not in self._flights]
+            if fresh:
+                self._take_off(fresh)
+                await self._fly(fresh)
 
     def _take_off(self, chunks: Sequence[RecordId]) -> dict[RecordId, _Flight]:
         flights = {chunk: _Flight() for chunk in chunks}

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import pyfuse3
 import trio
 
-from fusefs import control, mountpoints
+from fusefs import control, mountpoints, quickloop
 from fusefs.daemon import Report
 from fusefs.signals import watch_signals
 from fusefs.wire import Fields, Json
@@ -106,31 +106,32 @@ class Service:
 
     async def run(self, compose: Compose, report: Report) -> None:
         """Mounts, serves until the end is asked for, and ends. Raises what could not be begun or made durable."""
-        async with trio.open_nursery() as nursery:
+        parts: Composition | None = None
+        async with trio.open_nursery() as outer:
             try:
-                parts = await compose(nursery)
-            except BallastError as error:
-                self._failure = error
-            else:
-                await self._run(nursery, parts, report)
-            nursery.cancel_scope.cancel()
+                async with trio.open_nursery() as inner:
+                    try:
+                        parts = await compose(inner)
+                        await self._serve(outer, parts, report)
+                    except BallastError as error:
+                        self._failure = error
+                    finally:
+                        with trio.CancelScope(shield=True):
+                            await self._stop(parts)
+                        inner.cancel_scope.cancel()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._close(parts)
+                outer.cancel_scope.cancel()
         if self._failure is not None:
             raise self._failure
 
-    async def _run(self, nursery: trio.Nursery, parts: Composition, report: Report) -> None:
-        try:
-            device = self._mount(parts.operations)
-            await self._start(nursery, parts, device)
-            report.ready()
-            _log.info("mount.ready", extra={"mountpoint": self._place.mountpoint, "read_only": self._place.read_only})
-            await self._ending.wait()
-        except BallastError as error:
-            self._failure = error
-        finally:
-            with trio.CancelScope(shield=True):
-                await self._end(parts)
-                await self._last_words()
-            _log.info("mount.ended", extra={"mountpoint": self._place.mountpoint})
+    async def _serve(self, nursery: trio.Nursery, parts: Composition, report: Report) -> None:
+        device = self._mount(parts.operations)
+        await self._start(nursery, parts, device)
+        report.ready()
+        _log.info("mount.ready", extra={"mountpoint": self._place.mountpoint, "read_only": self._place.read_only})
+        await self._ending.wait()
 
     def end(self, reason: str) -> None:
         """Asks for the end; further calls change nothing."""
@@ -141,6 +142,7 @@ class Service:
     def _mount(self, operations: pyfuse3.Operations) -> tuple[int, int]:
         """Mounts and returns the mount's device number."""
         try:
+            quickloop.install()
             pyfuse3.init(operations, self._place.mountpoint, self._place.options())
         except RuntimeError:
             raise VolumeError(f"The kernel refused to mount on {self._place.mountpoint}.") from None
@@ -214,21 +216,28 @@ class Service:
             raise self._failure
         return {}
 
-    async def _end(self, parts: Composition) -> None:
-        """The end, in its order. Every step is tried, whatever became of the one before."""
+    async def _stop(self, parts: Composition | None) -> None:
+        """Admits nothing more, drains, commits, unmounts. Every step is tried, whatever became of the one before."""
         if self._serving:
             await self._unmount_if_idle()
             self._tasks_scope.cancel()
             await self._tasks_ended.wait()
-        if parts.session is not None:
+        if parts is not None and parts.session is not None:
             await self._try("commit", parts.session.stop)
         if self._serving and not self._fuse_ended.is_set():
             pyfuse3.terminate()
             await self._fuse_ended.wait()
         if self._mounted:
             pyfuse3.close(unmount=True)
-        await self._try("close", partial(self._workers.slow, parts.close))
+
+    async def _close(self, parts: Composition | None) -> None:
+        """Lets go of the repository, which nobody reads any more, and tells whoever waits for that."""
+        if parts is not None:
+            await self._try("close", partial(self._workers.slow, parts.close))
         self._ended.set()
+        with trio.move_on_after(LAST_WORDS_S):
+            await self._server.wait_idle()
+        _log.info("mount.ended", extra={"mountpoint": self._place.mountpoint})
 
     async def _try(self, what: str, step: Callable[[], Awaitable[None]]) -> None:
         """One step of the end; the first failure is what the end will be remembered for."""
@@ -253,7 +262,3 @@ class Service:
             _log.warning("mount.unmount_failed", extra={"error": str(error)})
         else:
             await self._fuse_ended.wait()
-
-    async def _last_words(self) -> None:
-        with trio.move_on_after(LAST_WORDS_S):
-            await self._server.wait_idle()

@@ -90,6 +90,7 @@ class Catalog:
         self._serial = 0
         self._faults: list[SlotFault] = []
         self._salvage = False
+        self._sorted: list[Slot] | None = None
 
     @classmethod
     def create(cls, volume: Volume, seed: int, head: Head | None, slots: int = SLOTS_AT_INIT) -> None:
@@ -161,6 +162,7 @@ class Catalog:
                 self._faults += [SlotFault(index, True, what) for index in range(available, head.slots)]
             self._next_id = highest + 1
             self._serial += 1
+            self._sorted = None
             if self._writable and weak:
                 self._mend(weak)
 
@@ -247,11 +249,11 @@ class Catalog:
     def slots(self) -> list[Slot]:
         """Everything that is not free (live, provisional, trash), by time, then id."""
         with self._lock:
-            found = [
-                content for index in self._place.values() if isinstance(content := self._held[index].content, Slot)
-            ]
-        found.sort(key=lambda slot: (slot.time_ns, slot.snapshot_id))
-        return found
+            if self._sorted is None:
+                contents = [self._held[index].content for index in self._place.values()]
+                found = [content for content in contents if isinstance(content, Slot)]
+                self._sorted = sorted(found, key=lambda slot: (slot.time_ns, slot.snapshot_id))
+            return self._sorted.copy()
 
     def get(self, snapshot_id: SnapshotId) -> Slot:
         """The slot of a snapshot. Raises NoSuchSnapshotError."""
@@ -292,6 +294,7 @@ class Catalog:
                 del self._place[instead_of]
             self._place[slot.snapshot_id] = index
             self._next_id += 1
+            self._sorted = None
             return slot
 
     def change(self, slots: Iterable[Slot], *, head: Head | None = None) -> None:
@@ -313,6 +316,7 @@ class Catalog:
                 if isinstance(content, Slot) and content.state == SlotState.FREE:
                     del self._place[content.snapshot_id]
                     heapq.heappush(self._free, index)
+            self._sorted = None
 
     def set_head(self, head: Head) -> None:
         """Overwrite the head. Durable on return."""

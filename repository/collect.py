@@ -21,10 +21,11 @@ from repository.events import EventRing
 from repository.format.catalog import Slot
 from repository.format.config import Config
 from repository.format.pack import pack_path
-from repository.ids import SnapshotId
+from repository.ids import PackIndex, SnapshotId
 from repository.intent import IntentFile, block_bytes_of
 from repository.packs.table import PackInfo
 from repository.policy.collect import CollectPlan, PackFacts, Round, Safety, packs_of, plan_collection
+from repository.policy.figures import PackFigures
 from repository.ports import Clock, Progress
 from repository.roots import all_kept, journal_numbers, make_exact, union_of, unique_numbers
 from repository.snapshots import Snapshots
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 PLAN_TRIES: Final = 4
 """How often a plan is made again because a lease took something out of it; then it is left to the next collection."""
+EXACTNESS_NS: Final = 120 * NS_PER_S
+"""Time that one collection spends on making bitmaps exact, about 10,000 snapshots; the next one goes on from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,21 +116,21 @@ class Collector:
         everything = self._catalog.slots()
         others = self._store.leased() | union_of(self._store, [self._catalog.head()])
         unique = unique_numbers(self._store, everything, others)
-        facts = {fact.index: fact for fact in self._facts(None)}
         kept = all_kept(self._store, self._catalog)
+        block_bytes = block_bytes_of(self._volume)
+        infos = {info.index: info for info in self._store.packs()}
+        packs: dict[PackIndex, PackFigures] = {}
         found: dict[SnapshotId, int] = {}
         for slot, numbers in zip(everything, unique, strict=True):
-            if slot.snapshot_id in wanted:
-                some = [facts[pack] for pack in packs_of(numbers) if pack in facts]
-                found[slot.snapshot_id] = self._difference(some, kept, numbers)
+            if slot.snapshot_id not in wanted:
+                continue
+            gain = 0
+            for pack in packs_of(numbers):
+                if pack in infos and pack not in packs:
+                    packs[pack] = PackFigures(self._facts_of(infos[pack]), kept, block_bytes)
+                gain += packs[pack].gain_bytes(numbers) if pack in packs else 0
+            found[slot.snapshot_id] = gain
         return [found.get(slot.snapshot_id, 0) for slot in slots]
-
-    def _difference(self, facts: Sequence[PackFacts], kept: BitMap64, numbers: BitMap64) -> int:
-        """What comes free in these packs when `numbers` die too."""
-        if not facts:
-            return 0
-        before = self._plan_of(facts, kept, Safety.NONE).reclaimable_bytes
-        return self._plan_of(facts, kept - numbers, Safety.NONE).reclaimable_bytes - before
 
     # --- collecting --------------------------------------------------------------------------------------------
 
@@ -155,7 +158,12 @@ class Collector:
             if dry_run:
                 kept = all_kept(self._store, self._catalog, frozenset(slot.snapshot_id for slot in expired))
                 return self._report(self._plan(kept, safety), 0, expired, 0, began_ns, dry_run=True)
-            made = make_exact(self._store, self._catalog, self._snapshots.lock) if exactness else 0
+            made = 0
+            if exactness:
+                until_ns = self._clock.now_ns() + EXACTNESS_NS
+                made = make_exact(
+                    self._store, self._catalog, self._snapshots.lock, lambda: self._clock.now_ns() > until_ns
+                )
             expired = self._expire(safety, began_ns)
             plan, freed = self._free(safety, progress)
             report = self._report(plan, freed, expired, made, began_ns, dry_run=False)
@@ -259,11 +267,11 @@ class Collector:
             facts, kept, now_ns=self._clock.now_ns(), safety=safety, block_bytes=block_bytes_of(self._volume)
         )
 
-    def _facts(self, kept: BitMap64 | None) -> Iterable[PackFacts]:
-        """Every pack as the plan wants it. With `kept`, packs that are wholly alive are left out."""
+    def _facts(self, kept: BitMap64) -> Iterable[PackFacts]:
+        """Every pack as the plan wants it, but for those that are wholly alive."""
         for info in self._store.packs():
             start = info.index << 16
-            if kept is not None and kept.range_cardinality(start, start + info.records) == info.records:
+            if kept.range_cardinality(start, start + info.records) == info.records:
                 continue
             yield self._facts_of(info)
 

@@ -17,12 +17,11 @@ from repository.lock import LOCK_BYTES, WriteLock
 from repository.packs.load import create_pack_directories
 from repository.policy.levels import headspace_default_bytes
 from repository.ports import Clock
-from repository.space import RESERVE_FILE, SHRINK_HEADROOM_BYTES, check_room_for_init, create_reserve
+from repository.space import INDEX_DIRECTORY, RESERVE_FILE, SHRINK_HEADROOM_BYTES, check_room_for_init, create_reserve
 from repository.storage.probe import probe_volume
 from repository.storage.room import RoomProbe
 from repository.storage.volume import Volume
 
-INDEX_DIRECTORY: Final = "index"
 DIRECTORIES_BYTES: Final = 2 * 1024 * 1024
 """What 258 directories take on a file system that gives each a block of 4 KiB, and as much again."""
 _REFUSED: Final = {

@@ -163,6 +163,12 @@ class Repository:
     ) -> None:
         self.close()
 
+    def refresh(self) -> None:
+        """Beside a writer: see what it changed since. Nothing where this process is the writer."""
+        if self.lock is None:
+            self.catalog.reload()
+            self.store.refresh()
+
     @property
     def writable(self) -> bool:
         """Whether this process may change the repository."""

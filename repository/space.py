@@ -22,6 +22,8 @@ RESERVE_FILE: Final = "ballast.reserve"
 RESERVE_DEFAULT_BYTES: Final = 500 * MB
 SHRINK_HEADROOM_BYTES: Final = 16 * MIB
 """Stays allocated beside the reserve, for shrinking operations and the closing commit."""
+INDEX_DIRECTORY: Final = "index"
+FIXED_FILES: Final = ("repository.json", "lock", "catalog", "events", "intent")
 STAT_BLOCK_BYTES: Final = 512
 """Unit of st_blocks, whatever the volume's own is."""
 
@@ -103,9 +105,13 @@ class Space:
     # --- the volume ------------------------------------------------------------------------------------------
 
     def used_bytes(self) -> int:
-        """Blocks allocated under the repository, in bytes (caches left out: they may go at any time)."""
-        fixed = sum(_allocated(self._volume, name) for name in (RESERVE_FILE, "catalog", "events", "intent", "lock"))
-        return fixed + self._usage.allocated_bytes()
+        """Blocks of all files under the repository, in bytes."""
+        files = [
+            RESERVE_FILE,
+            *FIXED_FILES,
+            *(f"{INDEX_DIRECTORY}/{name}" for name in self._volume.listdir(INDEX_DIRECTORY)),
+        ]
+        return sum(_allocated(self._volume, name) for name in files) + self._usage.allocated_bytes()
 
     def room(self) -> Room:
         """The volume's room, cut by the quota. Raises VolumeError where the probe fails."""

@@ -25,11 +25,11 @@ from repository.leases import Lease, LeaseTable
 from repository.ledger import Claim, Ledger
 from repository.packs.load import PackLoader
 from repository.packs.reader import PackReader
-from repository.packs.shelf import PackShelf
 from repository.packs.table import PackInfo, PackTable
 from repository.packs.writer import PackWriter
 from repository.ports import Clock
 from repository.putting import Putter
+from repository.shelf import PackShelf
 from repository.storage.calls import SystemClock
 from repository.storage.volume import Volume
 

@@ -4,8 +4,7 @@ import argparse
 
 from fusefs.cli.output import print_json, print_line
 from fusefs.cli.progress import Console
-from fusefs.cli.repositories import change, reading
-from fusefs.wire import Json
+from fusefs.cli.repositories import Change, Fields, carry_out, reading
 from repository.errors import EXIT_DONE
 from repository.policy.collect import Safety
 from repository.repo import Repository
@@ -23,12 +22,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         texts: list[str] = []
 
-        def here(repo: Repository) -> dict[str, Json]:
+        def here(repo: Repository) -> Fields:
             done = repo.gc(safety=safety, progress=console)
             texts.append(done.text())
             return done.to_json()
 
-        document = change(args.repo, "gc", {"safety": safety.value, "dry_run": False}, here)
+        fields: Fields = {"safety": safety.value, "dry_run": False}
+        document = carry_out(args.repo, [Change("gc", fields, here)])[0]
         console.close()
         text = texts[0] if texts else _freed(document)
     if args.json:
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _freed(document: dict[str, Json]) -> str:
+def _freed(document: Fields) -> str:
     """What the mount's answer says, in a line."""
     nbytes = document.get("freed_bytes")
     return f"the mount freed {format_size(nbytes)}" if isinstance(nbytes, int) else "the mount collected"

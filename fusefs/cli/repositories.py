@@ -1,15 +1,18 @@
 """Opening repositories for commands, and changing one that is mounted through its mount."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from fusefs.cli.output import Json, utc_time
 from fusefs.wire import Json as WireJson
 from repository.errors import LockedError
 from repository.format.catalog import Slot
+from repository.lock import current_holder
 from repository.repo import Repository
 from repository.snapshots import id_text
+from repository.storage.volume import Volume
 
 
 def reading(repo: str) -> Repository:
@@ -22,26 +25,58 @@ def writing(repo: str) -> Repository:
     return Repository.open(Path(os.path.abspath(repo)), writable=True)
 
 
-def change(
-    repo: str, verb: str, fields: dict[str, WireJson], locally: Callable[[Repository], dict[str, WireJson]]
-) -> dict[str, WireJson]:
-    """Carry out a change: here, or, where a mount holds the lock, there. The answer of either has the same keys."""
+def writing_unmounted(repo: str) -> Repository:
+    """As `writing`, for what a mount does not do for others: where one holds the lock, the error says what to do."""
+    try:
+        return writing(repo)
+    except LockedError:
+        holder = current_holder(Volume(Path(os.path.abspath(repo))))
+        if holder is None or holder.mountpoint is None:
+            raise
+        raise LockedError(
+            f"The repository is mounted at {holder.mountpoint}; copy the files into {holder.mountpoint}/live, "
+            f"or unmount it first: ballast umount {holder.mountpoint}"
+        ) from None
+
+
+Fields = dict[str, WireJson]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of a repository: how a mount is asked for it (`verb`, `fields`), and how it is done here.
+
+    Both give an answer with the same keys.
+    """
+
+    verb: str
+    fields: Fields
+    here: Callable[[Repository], Fields]
+
+
+def carry_out(repo: str, changes: Sequence[Change]) -> list[Fields]:
+    """Carry out all changes in their order: here, or, where a mount holds the lock, there; their answers."""
     try:
         opened = writing(repo)
     except LockedError as locked:
         from fusefs import control  # late: it brings trio along
 
         try:
-            return control.request(os.path.abspath(repo), verb, fields)
+            return [control.request(os.path.abspath(repo), change.verb, change.fields) for change in changes]
         except control.NotMountedError:
             raise locked from None
     with opened:
-        return locally(opened)
+        return [change.here(opened) for change in changes]
 
 
-def slot_json(slot: Slot, unique_bytes: int | None = None) -> dict[str, Json]:
-    """A snapshot as `snapshot list --json` shows it."""
-    document: dict[str, Json] = {
+def told(slot: Slot) -> Fields:
+    """What a change answers, here as in a mount."""
+    return {"id": id_text(slot.snapshot_id), "name": slot.name}
+
+
+def slot_json(slot: Slot) -> dict[str, Json]:
+    """A snapshot as every command's JSON shows it; `snapshot list` adds `unique_bytes`."""
+    return {
         "id": id_text(slot.snapshot_id),
         "name": slot.name,
         "time": utc_time(slot.time_ns),
@@ -51,6 +86,3 @@ def slot_json(slot: Slot, unique_bytes: int | None = None) -> dict[str, Json]:
         "files": slot.totals.files,
         "content_bytes": slot.totals.content_bytes,
     }
-    if unique_bytes is not None:
-        document["unique_bytes"] = unique_bytes
-    return document

@@ -3,7 +3,7 @@
 import argparse
 
 from fusefs.cli.output import print_json, print_line
-from fusefs.cli.repositories import reading, writing
+from fusefs.cli.repositories import reading, writing_unmounted
 from repository.errors import EXIT_DONE
 from repository.space import ReserveState
 from repository.units import format_size
@@ -16,11 +16,11 @@ def run(args: argparse.Namespace) -> int:
             with reading(args.repo) as repo:
                 state = repo.space.reserve()
         case "release":
-            with writing(args.repo) as repo:
+            with writing_unmounted(args.repo) as repo:
                 repo.space.release(repo.space.reserve().bytes_)
                 state = repo.space.reserve()
         case _:
-            with writing(args.repo) as repo:
+            with writing_unmounted(args.repo) as repo:
                 state = repo.space.restore()
     if args.json:
         print_json({"whole": state.whole, "bytes": state.bytes_, "wanted_bytes": state.wanted_bytes})

@@ -6,7 +6,7 @@ import os
 from fusefs import mountpoints
 from fusefs.cli.output import counted, print_json, print_line
 from fusefs.cli.progress import Console
-from fusefs.cli.repositories import slot_json, writing
+from fusefs.cli.repositories import slot_json, writing_unmounted
 from repository.create.command import Created, CreateRequest, create_snapshot
 from repository.create.exclude import Excludes, pattern_lines
 from repository.errors import EXIT_DONE, EXIT_PARTIAL, UsageError
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
         mounts=frozenset(os.fsencode(mount.path) for mount in mountpoints.ballast_mounts()),
     )
     console = Console()
-    with writing(args.repo) as repo:
+    with writing_unmounted(args.repo) as repo:
         try:
             created = create_snapshot(repo, request, console, console)
         finally:

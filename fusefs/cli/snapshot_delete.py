@@ -1,11 +1,11 @@
 """`ballast snapshot delete`."""
 
 import argparse
+from functools import partial
 
-from fusefs.cli.output import Json, counted, print_json, print_line
-from fusefs.cli.repositories import change, reading
-from fusefs.wire import Json as WireJson
-from repository.errors import EXIT_DONE, BusyError
+from fusefs.cli.output import print_json, print_line
+from fusefs.cli.repositories import Change, Fields, carry_out, reading, told
+from repository.errors import EXIT_DONE, BusyError, DamagedError
 from repository.format.catalog import Slot
 from repository.repo import Repository
 from repository.snapshots import id_text
@@ -16,29 +16,23 @@ def run(args: argparse.Namespace) -> int:
     """Move snapshots to the trash, or say what that would free. All are looked for before the first goes."""
     with reading(args.repo) as repo:
         slots = _found(repo, args.names)
-        before = repo.reclaimable_bytes()
-        nbytes = repo.reclaimable_bytes(slots) - before
-    document: dict[str, Json] = {
-        "snapshots": [{"id": id_text(slot.snapshot_id), "name": slot.name} for slot in slots],
-        "freed_bytes": nbytes,
-        "dry_run": bool(args.dry_run),
-    }
+        nbytes = _freed_bytes(repo, slots)
+    names = [slot.name for slot in slots]
     if not args.dry_run:
-        for slot in slots:
-            change(args.repo, "delete", {"snapshot": id_text(slot.snapshot_id)}, _deleter(slot))
-    if args.json:
-        print_json(document)
-        return EXIT_DONE
-    names = ", ".join(slot.name for slot in slots)
-    size = f"{format_size(nbytes)} ({nbytes:,} bytes)"
-    if args.dry_run:
-        print_line(f"Deleting {names} would free {size} once collected.")
-    else:
-        print_line(
-            f"Deleted {names}. {size} come back at the first collection after 24 hours, or at once with "
-            f"'ballast gc {args.repo} --safety none'; until then 'ballast snapshot undelete' takes "
-            f"{'it' if len(slots) == 1 else counted(len(slots), 'snapshot')} back."
+        ids = [id_text(slot.snapshot_id) for slot in slots]
+        carry_out(
+            args.repo, [Change("delete", {"snapshot": wanted}, partial(_delete, wanted=wanted)) for wanted in ids]
         )
+    if args.json:
+        print_json(
+            {
+                "snapshots": [{"id": id_text(slot.snapshot_id), "name": slot.name} for slot in slots],
+                "freed_bytes": nbytes,
+                "dry_run": bool(args.dry_run),
+            }
+        )
+    else:
+        print_line(_text(names, nbytes, args.repo, dry_run=args.dry_run))
     return EXIT_DONE
 
 
@@ -51,12 +45,23 @@ def _found(repo: Repository, names: list[str]) -> list[Slot]:
     return list(slots.values())
 
 
-class _deleter:
-    """Deletes one snapshot, found by its id."""
+def _freed_bytes(repo: Repository, slots: list[Slot]) -> int | None:
+    """What comes back when these are collected, beyond what is garbage now; None where damage hides it."""
+    try:
+        return repo.reclaimable_bytes(slots) - repo.reclaimable_bytes()
+    except DamagedError:
+        return None  # deleting does not depend on it
 
-    def __init__(self, slot: Slot) -> None:
-        self._slot = slot
 
-    def __call__(self, repo: Repository) -> dict[str, WireJson]:
-        gone = repo.delete(repo.find(id_text(self._slot.snapshot_id)))
-        return {"id": id_text(gone.snapshot_id), "name": gone.name}
+def _delete(repo: Repository, wanted: str) -> Fields:
+    return told(repo.delete(repo.find(wanted)))
+
+
+def _text(names: list[str], nbytes: int | None, repo: str, *, dry_run: bool) -> str:
+    size = "an unknown size (something is damaged)" if nbytes is None else f"{format_size(nbytes)} ({nbytes:,} bytes)"
+    if dry_run:
+        return f"Deleting {', '.join(names)} would free {size} once it is collected."
+    return (
+        f"Deleted {', '.join(names)}. The next collection after 24 hours frees {size}, "
+        f"'ballast gc {repo} --safety none' does it now; until then 'ballast snapshot undelete' takes back."
+    )

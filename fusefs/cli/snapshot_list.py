@@ -1,10 +1,12 @@
 """`ballast snapshot list`."""
 
 import argparse
+import os
+from collections.abc import Sequence
 
-from fusefs.cli.output import Json, local_time, print_json, print_table, utc_time
+from fusefs.cli.output import Json, local_time, print_json, print_table, shown, utc_time
 from fusefs.cli.repositories import reading, slot_json
-from repository.errors import EXIT_DONE
+from repository.errors import EXIT_DONE, DamagedError
 from repository.format.catalog import Slot
 from repository.policy.naming import trash_names
 from repository.repo import Repository
@@ -18,9 +20,9 @@ def run(args: argparse.Namespace) -> int:
             _print_trash(repo, as_json=args.json)
             return EXIT_DONE
         slots = repo.listed()
-        unique = repo.unique_bytes(slots)
+        unique = _unique_bytes(repo, slots)
     if args.json:
-        print_json([slot_json(slot, nbytes) for slot, nbytes in zip(slots, unique, strict=True)])
+        print_json([{**slot_json(slot), "unique_bytes": nbytes} for slot, nbytes in zip(slots, unique, strict=True)])
         return EXIT_DONE
     rows = [
         (
@@ -29,13 +31,21 @@ def run(args: argparse.Namespace) -> int:
             _kind(slot),
             f"{slot.totals.files:,}",
             format_size(slot.totals.content_bytes),
-            format_size(nbytes),
-            slot.source,
+            "?" if nbytes is None else format_size(nbytes),
+            shown(os.fsencode(slot.source)),
         )
         for slot, nbytes in zip(slots, unique, strict=True)
     ]
     print_table(("NAME", "TIME", "KIND", "FILES", "SIZE", "UNIQUE", "SOURCE"), rows, frozenset((3, 4, 5)))
     return EXIT_DONE
+
+
+def _unique_bytes(repo: Repository, slots: list[Slot]) -> Sequence[int | None]:
+    """What only each of them keeps; all unknown where damage hides it, for a list must be had then too."""
+    try:
+        return repo.unique_bytes(slots)
+    except DamagedError:
+        return [None] * len(slots)
 
 
 def _kind(slot: Slot) -> str:

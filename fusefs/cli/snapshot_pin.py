@@ -1,30 +1,30 @@
 """`ballast snapshot pin` and `unpin`."""
 
 import argparse
+from functools import partial
 
 from fusefs.cli.output import print_json, print_line
-from fusefs.cli.repositories import change
-from fusefs.wire import Json
+from fusefs.cli.repositories import Change, Fields, carry_out, told
 from repository.errors import EXIT_DONE
 from repository.repo import Repository
-from repository.snapshots import id_text
 
 
 def run(args: argparse.Namespace) -> int:
     """Forbid the deletion of snapshots, or allow it again."""
     pinned = args.command == "pin"
-    documents = []
-    for wanted in args.names:
-
-        def here(repo: Repository, wanted: str = wanted) -> dict[str, Json]:
-            slot = repo.find(wanted)
-            slot = repo.pin(slot) if pinned else repo.unpin(slot)
-            return {"id": id_text(slot.snapshot_id), "name": slot.name}
-
-        document = change(args.repo, args.command, {"snapshot": wanted}, here)
-        documents.append({**document, "pinned": pinned})
-        if not args.json:
-            print_line(f"{'Pinned' if pinned else 'Unpinned'} {document['name']}.")
+    changes = [
+        Change(str(args.command), {"snapshot": wanted}, partial(_pin, wanted=wanted, pinned=pinned))
+        for wanted in args.names
+    ]
+    answers = carry_out(args.repo, changes)
     if args.json:
-        print_json(documents)
+        print_json([{**answer, "pinned": pinned} for answer in answers])
+    else:
+        for answer in answers:
+            print_line(f"{'Pinned' if pinned else 'Unpinned'} {answer['name']}.")
     return EXIT_DONE
+
+
+def _pin(repo: Repository, wanted: str, pinned: bool) -> Fields:
+    slot = repo.find(wanted)
+    return told(repo.pin(slot) if pinned else repo.unpin(slot))

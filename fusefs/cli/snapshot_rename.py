@@ -3,23 +3,21 @@
 import argparse
 
 from fusefs.cli.output import print_json, print_line
-from fusefs.cli.repositories import change
-from fusefs.wire import Json
+from fusefs.cli.repositories import Change, Fields, carry_out, told
 from repository.errors import EXIT_DONE
 from repository.repo import Repository
-from repository.snapshots import id_text
 
 
 def run(args: argparse.Namespace) -> int:
     """Give a snapshot another name."""
+    name, new_name = str(args.name), str(args.new_name)
 
-    def here(repo: Repository) -> dict[str, Json]:
-        slot = repo.rename(repo.find(args.name), args.new_name)
-        return {"id": id_text(slot.snapshot_id), "name": slot.name}
+    def here(repo: Repository) -> Fields:
+        return told(repo.rename(repo.find(name), new_name))
 
-    document = change(args.repo, "rename", {"snapshot": args.name, "name": args.new_name}, here)
+    answer = carry_out(args.repo, [Change("rename", {"snapshot": name, "name": new_name}, here)])[0]
     if args.json:
-        print_json(document)
+        print_json(answer)
     else:
-        print_line(f"{args.name} is now called {document['name']}.")
+        print_line(f"{name} is now called {answer['name']}.")
     return EXIT_DONE

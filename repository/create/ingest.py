@@ -138,7 +138,7 @@ class Ingest:
                 size = file.stat.st_size
                 if size > BUFFER_BYTES:
                     return None
-                data = file.read_all(size + 1)
+                data = file.read_all(size)
                 steady = len(data) == size and file.unchanged()
                 xattrs = file.xattrs()
                 if steady or last_try:

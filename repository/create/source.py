@@ -132,7 +132,7 @@ class Directory:
         """Whether `name` is a readable file whose content begins with `signature`."""
         try:
             with SourceFile(self, name) as file:
-                return stat.S_ISREG(file.stat.st_mode) and file.read_all(len(signature)) == signature
+                return stat.S_ISREG(file.stat.st_mode) and file.read_all(len(signature)).startswith(signature)
         except SourceError:
             return False
 
@@ -214,11 +214,11 @@ class SourceFile:
         return self.stat.st_size - self.stat.st_blocks * SECTOR_BYTES >= HOLE_MIN_BYTES
 
     def read_all(self, size: int) -> bytes:
-        """Up to `size` bytes from the beginning; fewer where the file ends."""
+        """The bytes from the beginning; `size` of them and one more, where there are so many."""
         try:
-            data = os.pread(self._fd, size, 0)
-            while 0 < len(data) < size:
-                more = os.pread(self._fd, size - len(data), len(data))
+            data = os.pread(self._fd, size + 1, 0)
+            while len(data) < size:
+                more = os.pread(self._fd, size + 1 - len(data), len(data))
                 if not more:
                     break
                 data += more

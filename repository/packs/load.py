@@ -15,15 +15,17 @@ from repository.format.config import Config
 from repository.format.pack import (
     PACK_HEADER_BYTES,
     PACKS_DIRECTORY,
+    PUNCHED_OFFSET,
     PackDirectory,
     Stream,
     decode_pack_header,
+    encode_pack_header,
     pack_index_of,
     pack_path,
 )
 from repository.format.record import HEADER_BYTES, Place
 from repository.ids import PackIndex, position_of
-from repository.packs.reader import read_directory
+from repository.packs.reader import read_directory, read_trailer
 from repository.packs.scan import scan_pack
 from repository.packs.seal import seal_file
 from repository.packs.table import KnownPack
@@ -40,12 +42,20 @@ class _Head(NamedTuple):
     stream: Stream
     created_ns: int
     punched: bool
+    damaged: bool = False
 
 
 def list_packs(volume: Volume) -> Iterator[PackIndex]:
-    """The index of every pack file, directory by directory. Raises VolumeError."""
+    """The index of every pack file, directory by directory; one that is missing is logged. Raises VolumeError."""
     for low in range(PACK_DIRECTORIES):
-        for name in volume.listdir(f"{PACKS_DIRECTORY}/{low:02x}"):
+        try:
+            names = volume.listdir(f"{PACKS_DIRECTORY}/{low:02x}")
+        except VolumeError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            _log.warning("packs.directory_missing", extra={"path": f"{PACKS_DIRECTORY}/{low:02x}"})
+            continue
+        for name in names:
             index = pack_index_of(name)
             if index is not None and index & 0xFF == low:
                 yield index
@@ -69,6 +79,8 @@ class PackLoader:
     def load(self, pack: PackIndex, *, seal: bool) -> KnownPack | None:
         """The pack as its file tells. One without a sound end is scanned, and sealed where `seal` and there is room.
 
+        What is damaged is left out, and logged. A pack whose trailer holds, or that could not be read everywhere, is
+        never written to: a record that cannot be read today must not be cut off.
         None where the file is gone meanwhile. Raises VolumeError, SyncFailedError.
         """
         try:
@@ -83,10 +95,16 @@ class PackLoader:
             sealed = directory is not None
             if directory is None:
                 written_ns = handle.stat().st_mtime_ns
-                scan = scan_pack(handle, self._codec, pack, written_ns=written_ns, verify_payloads=seal)
+                sealed = read_trailer(handle, self._config.seed, pack) is not None
+                if sealed:
+                    _log.warning("pack.directory_damaged", extra={"pack": pack})
+                verify = seal and not sealed
+                scan = scan_pack(handle, self._codec, pack, written_ns=written_ns, verify_payloads=verify)
                 directory = scan.directory
-                if seal and len(directory):
-                    sealed = self._seal(handle, directory, scan.end_offset)
+                if scan.unreadable:
+                    _log.warning("pack.unreadable", extra={"pack": pack})
+                elif verify and len(directory):
+                    sealed = self._seal(handle, head, directory, scan.end_offset)
             elif head.punched:
                 directory = without_gone(handle, self._codec, directory, check_all_headers=True)
         return KnownPack(
@@ -115,14 +133,15 @@ class PackLoader:
     def _head(self, handle: FileHandle, pack: PackIndex) -> _Head:
         try:
             header = decode_pack_header(handle.pread(PACK_HEADER_BYTES, 0))
-        except DamagedError as error:
+        except (DamagedError, VolumeError) as error:
             _log.warning("pack.header_damaged", extra={"pack": pack, "reason": str(error)})
-            return _Head(Stream.BULK, handle.stat().st_mtime_ns, punched=True)
+            return _Head(Stream.BULK, handle.stat().st_mtime_ns, punched=True, damaged=True)
         return _Head(header.stream, header.created_ns, header.punched)
 
-    def _seal(self, handle: FileHandle, directory: PackDirectory, end_offset: int) -> bool:
+    def _seal(self, handle: FileHandle, head: _Head, directory: PackDirectory, end_offset: int) -> bool:
         try:
-            handle.fdatasync()
+            if head.damaged:
+                self._mend_header(handle, head, directory.pack)
             seal_file(handle, self._codec, directory, end_offset, self._config.seed)
             handle.fdatasync()
         except NoSpaceError:
@@ -130,6 +149,12 @@ class PackLoader:
             return False
         _log.info("pack.sealed_after_crash", extra={"pack": directory.pack, "records": len(directory)})
         return True
+
+    def _mend_header(self, handle: FileHandle, head: _Head, pack: PackIndex) -> None:
+        """A header that was never durable is written anew; marked as punched, for nobody knows that it was not."""
+        header = bytearray(encode_pack_header(self._config, pack, head.stream, head.created_ns))
+        header[PUNCHED_OFFSET] = 1
+        handle.pwrite(header, 0)
 
 
 def without_gone(
@@ -174,7 +199,7 @@ def _rows_in_holes(holes: list[tuple[int, int]], directory: PackDirectory, rows:
 def _stands(handle: FileHandle, codec: Codec, directory: PackDirectory, place: Place) -> bool:
     try:
         header = codec.header_at(handle.pread(HEADER_BYTES, place.offset), directory.pack, place.offset)
-    except DamagedError:
+    except (DamagedError, VolumeError):
         return False
     return header.position == position_of(place.number)
 
@@ -182,6 +207,6 @@ def _stands(handle: FileHandle, codec: Codec, directory: PackDirectory, place: P
 def _verifies(handle: FileHandle, codec: Codec, directory: PackDirectory, place: Place) -> bool:
     try:
         codec.decode(handle.pread(place.stored_length, place.offset), directory.pack, place.offset)
-    except DamagedError:
+    except (DamagedError, VolumeError):
         return False
     return True

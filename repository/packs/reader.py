@@ -10,6 +10,7 @@ from repository.errors import DamagedError, MissingRecordError, VolumeError
 from repository.format.pack import (
     TRAILER_BYTES,
     PackDirectory,
+    Trailer,
     decode_directory,
     decode_trailer,
     pack_path,
@@ -77,20 +78,31 @@ class PackReader:
         return record
 
 
-def read_directory(handle: FileHandle, codec: Codec, seed: int, pack: PackIndex) -> PackDirectory | None:
-    """The directory at the end of an open pack file; None where no trailer or directory holds."""
+def read_trailer(handle: FileHandle, seed: int, pack: PackIndex) -> Trailer | None:
+    """The trailer at the end of an open pack file; None where the pack is not sealed, or its end is damaged."""
     size = handle.size()
     if size < TRAILER_BYTES:
         return None
-    trailer = decode_trailer(handle.pread(TRAILER_BYTES, size - TRAILER_BYTES), seed, pack)
+    try:
+        trailer = decode_trailer(handle.pread(TRAILER_BYTES, size - TRAILER_BYTES), seed, pack)
+    except VolumeError:
+        return None
     if trailer is None or trailer.directory_offset + trailer.directory_stored_length + TRAILER_BYTES != size:
         return None
-    buffer = handle.pread(trailer.directory_stored_length, trailer.directory_offset)
+    return trailer
+
+
+def read_directory(handle: FileHandle, codec: Codec, seed: int, pack: PackIndex) -> PackDirectory | None:
+    """The directory at the end of an open pack file; None where no trailer or directory holds or can be read."""
+    trailer = read_trailer(handle, seed, pack)
+    if trailer is None:
+        return None
     try:
+        buffer = handle.pread(trailer.directory_stored_length, trailer.directory_offset)
         _, record = codec.decode(buffer, pack, trailer.directory_offset)
         if record.kind is not RecordKind.PACK_DIRECTORY:
             return None
         directory = decode_directory(record.payload, pack)
-    except DamagedError:
+    except (DamagedError, VolumeError):
         return None
     return directory if len(directory) == trailer.rows else None

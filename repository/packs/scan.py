@@ -5,15 +5,17 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from repository.codec import Codec
-from repository.errors import DamagedError
+from repository.errors import DamagedError, VolumeError
 from repository.format.pack import PACK_HEADER_BYTES, POSITIONS_MAX, PackDirectory
 from repository.format.record import HEADER_BYTES, RECORD_MAGIC, RecordHeader, RecordKind
 from repository.ids import RECORD_ID_BYTES, PackIndex
 from repository.storage.volume import FileHandle
-from repository.units import MIB
+from repository.units import KIB, MIB
 
 WINDOW_BYTES: Final = 4 * MIB
 """What a search for the next header reads at once."""
+RETRY_BYTES: Final = 4 * KIB
+"""What it reads where that failed: the unit in which disks and file systems refuse."""
 
 
 class Damage(NamedTuple):
@@ -25,11 +27,15 @@ class Damage(NamedTuple):
 
 
 class ScanResult(NamedTuple):
-    """`end_offset` is where the last sound record ends; damage behind it is an unwritten or torn tail."""
+    """`end_offset` is where the last sound record ends; damage behind it is an unwritten or torn tail.
+
+    `unreadable`: the volume refused to read some of it, so that more may be there than was found.
+    """
 
     directory: PackDirectory
     end_offset: int
     damage: list[Damage]
+    unreadable: bool
 
 
 class _Found(NamedTuple):
@@ -44,72 +50,85 @@ def scan_pack(
 
     With `verify_payloads` off, payloads are read only where a hole lies in them, or where the header was found by
     searching past damage; then the id is checked too, as nothing else says that these bytes were meant as a record.
+    What cannot be read is passed over like damage. Raises VolumeError where the file cannot even be examined.
     """
-    size = handle.size()
-    holes = list(handle.holes(size))
-    found: list[_Found] = []
-    damage: list[Damage] = []
-    offset = PACK_HEADER_BYTES
-    searched = False
-    while offset + HEADER_BYTES <= size:
-        header = _header_at(handle, codec, pack, offset, size)
-        if header is None:
-            start, offset = offset, _next_magic(handle, offset + 1, size, holes)
-            damage.append(Damage(start, min(offset, size), "no sound record header"))
-            searched = True
-            continue
-        end = offset + header.stored_length
-        if searched:
-            sound = _sound(handle, codec, pack, offset, header)
-        else:
-            sound = not (verify_payloads or _overlaps(holes, offset, end)) or _holds(handle, codec, offset, header)
-        if not sound:
-            damage.append(Damage(offset, end, "the checksum of a record's payload does not hold"))
-            if searched:
-                offset += 1
-                continue
-        elif header.kind != RecordKind.PACK_DIRECTORY:
-            found.append(_Found(offset, header))
+    return _Scan(handle, codec, pack).run(written_ns=written_ns, verify_payloads=verify_payloads)
+
+
+class _Scan:
+    """One scan of one pack."""
+
+    def __init__(self, handle: FileHandle, codec: Codec, pack: PackIndex) -> None:
+        self._handle = handle
+        self._codec = codec
+        self._pack = pack
+        self._size = handle.size()
+        self._holes = list(handle.holes(self._size))
+        self._unreadable = False
+
+    def run(self, *, written_ns: int, verify_payloads: bool) -> ScanResult:
+        found: list[_Found] = []
+        damage: list[Damage] = []
+        offset = PACK_HEADER_BYTES
         searched = False
-        offset = end
-    return ScanResult(_columns(pack, found, written_ns), _end_of(found), damage)
+        while offset + HEADER_BYTES <= self._size:
+            header = self._header_at(offset)
+            if header is None:
+                start, offset = offset, self._next_magic(offset + 1)
+                damage.append(Damage(start, min(offset, self._size), "no sound record header"))
+                searched = True
+                continue
+            end = offset + header.stored_length
+            if not self._is_sound(offset, header, searched=searched, verify_payloads=verify_payloads):
+                damage.append(Damage(offset, end, "the checksum of a record's payload does not hold"))
+                if searched:
+                    offset += 1
+                    continue
+            elif header.kind != RecordKind.PACK_DIRECTORY:
+                found.append(_Found(offset, header))
+            searched = False
+            offset = end
+        return ScanResult(_columns(self._pack, found, written_ns), _end_of(found), damage, self._unreadable)
 
+    def _read(self, length: int, offset: int) -> bytes:
+        try:
+            return self._handle.pread(length, offset)
+        except VolumeError:
+            self._unreadable = True
+            return b""
 
-def _header_at(handle: FileHandle, codec: Codec, pack: PackIndex, offset: int, size: int) -> RecordHeader | None:
-    try:
-        header = codec.header_at(handle.pread(HEADER_BYTES, offset), pack, offset)
-    except DamagedError:
-        return None
-    return header if offset + header.stored_length <= size else None
+    def _header_at(self, offset: int) -> RecordHeader | None:
+        try:
+            header = self._codec.header_at(self._read(HEADER_BYTES, offset), self._pack, offset)
+        except DamagedError:
+            return None
+        return header if offset + header.stored_length <= self._size else None
 
+    def _is_sound(self, offset: int, header: RecordHeader, *, searched: bool, verify_payloads: bool) -> bool:
+        if searched:
+            try:
+                self._codec.decode(self._read(header.stored_length, offset), self._pack, offset)
+            except DamagedError:
+                return False
+            return True
+        if verify_payloads or _overlaps(self._holes, offset, offset + header.stored_length):
+            payload = self._read(header.stored_length - HEADER_BYTES, offset + HEADER_BYTES)
+            return self._codec.payload_holds(header, payload)
+        return True
 
-def _holds(handle: FileHandle, codec: Codec, offset: int, header: RecordHeader) -> bool:
-    payload = handle.pread(header.stored_length - HEADER_BYTES, offset + HEADER_BYTES)
-    return codec.payload_holds(header, payload)
-
-
-def _sound(handle: FileHandle, codec: Codec, pack: PackIndex, offset: int, header: RecordHeader) -> bool:
-    try:
-        codec.decode(handle.pread(header.stored_length, offset), pack, offset)
-    except DamagedError:
-        return False
-    return True
-
-
-def _next_magic(handle: FileHandle, offset: int, size: int, holes: list[tuple[int, int]]) -> int:
-    """Offset of the next record magic from `offset` on; `size` where there is none."""
-    while offset < size:
-        for start, end in holes:
-            if start <= offset < end:
-                offset = end
-        window = handle.pread(WINDOW_BYTES, offset)
-        at = window.find(RECORD_MAGIC)
-        if at >= 0:
-            return offset + at
-        if len(window) < WINDOW_BYTES:
-            return size
-        offset += len(window) - len(RECORD_MAGIC) + 1
-    return size
+    def _next_magic(self, offset: int) -> int:
+        """Offset of the next record magic from `offset` on; the file's size where there is none."""
+        while offset < self._size:
+            for start, end in self._holes:
+                if start <= offset < end:
+                    offset = end
+            window = self._read(WINDOW_BYTES, offset) or self._read(RETRY_BYTES, offset)
+            at = window.find(RECORD_MAGIC)
+            if at >= 0:
+                return offset + at
+            overlap = len(RECORD_MAGIC) - 1
+            offset += len(window) - overlap if len(window) > overlap else RETRY_BYTES - offset % RETRY_BYTES
+        return self._size
 
 
 def _overlaps(holes: list[tuple[int, int]], offset: int, end: int) -> bool:

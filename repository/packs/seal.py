@@ -16,8 +16,9 @@ from repository.storage.volume import FileHandle
 def seal_file(handle: FileHandle, codec: Codec, directory: PackDirectory, end_offset: int, seed: int) -> int:
     """Write directory and trailer behind `end_offset` and cut the file off there; returns its size in bytes.
 
-    The records must be durable already (fdatasync). Everything written here lies in room that the pack holds.
-    Until the caller has made this durable too, a crash may leave a pack that is scanned and sealed again.
+    Records and directory are made durable before the trailer is written: a trailer that holds says that all before
+    it did. Everything written here lies in room that the pack holds. Until the caller has made this durable too, a
+    crash may leave a pack that is scanned and sealed again. Raises SyncFailedError, VolumeError.
     """
     plain = encode_directory(directory)
     payload = codec.compress(plain)
@@ -31,14 +32,9 @@ def seal_file(handle: FileHandle, codec: Codec, directory: PackDirectory, end_of
         payload_xxh3=payload.xxh3,
     )
     trailer = Trailer(end_offset, header.stored_length, len(directory))
-    handle.pwritev(
-        (
-            encode_header(header, codec.seed_at(directory.pack, end_offset)),
-            payload.buffer,
-            encode_trailer(trailer, seed, directory.pack),
-        ),
-        end_offset,
-    )
+    handle.pwritev((encode_header(header, codec.seed_at(directory.pack, end_offset)), payload.buffer), end_offset)
+    handle.fdatasync()
+    handle.pwrite(encode_trailer(trailer, seed, directory.pack), end_offset + header.stored_length)
     size = end_offset + header.stored_length + TRAILER_BYTES
     handle.truncate(size)
     return size

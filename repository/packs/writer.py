@@ -304,10 +304,8 @@ class PackWriter:
             batch.done.wait()
         with self._state:
             directory = pack.directory()
-            dirty, pack.dirty = pack.dirty, False
+            pack.dirty = False
         try:
-            if dirty:
-                pack.handle.fdatasync()
             seal_file(pack.handle, self._codec, directory, pack.end_offset, self._config.seed)
             pack.handle.fdatasync()
         except BallastError as error:

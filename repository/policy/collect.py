@@ -179,6 +179,15 @@ def _ranges(facts: PackFacts, dead: NDArray[np.bool_], block_bytes: int) -> _Ran
     return _Ranges(start[useful], end[useful], freed[useful], scattered)
 
 
+def whole_pack_bytes(facts: PackFacts, block_bytes: int) -> int:
+    """What removing a pack gives back. Of an open one only what records take: sealing cuts off the rest, which is
+    room, and no garbage."""
+    if facts.sealed or not len(facts.offset):
+        return facts.allocated_bytes
+    end = int((facts.offset.astype(np.int64) + facts.stored).max())
+    return min(facts.allocated_bytes, -(-end // block_bytes) * block_bytes)
+
+
 def plan_collection(
     packs: Iterable[PackFacts], live: BitMap64, *, now_ns: int, safety: Safety, block_bytes: int
 ) -> CollectPlan:
@@ -204,12 +213,8 @@ def plan_collection(
             ranges = _ranges(facts, dead, block_bytes)
             nbytes = int(ranges.freed.sum())
             scattered_bytes += ranges.scattered_bytes
-        elif facts.sealed:
-            nbytes = facts.allocated_bytes
         else:
-            # Sealing cuts off the room that no record uses: that is given back, but no garbage.
-            end = int((facts.offset.astype(np.int64) + facts.stored).max())
-            nbytes = min(facts.allocated_bytes, -(-end // block_bytes) * block_bytes)
+            nbytes = whole_pack_bytes(facts, block_bytes)
         if safety is Safety.FULL and now_ns - facts.written_ns < WINDOW_NS:
             young_bytes += nbytes
             continue

@@ -219,7 +219,7 @@ class TargetDirectory:
 class TargetFile:
     """A regular file being written under a temporary name. Leaving the context without `finish` removes it."""
 
-    __slots__ = ("_attributes", "_directory", "_fd", "_finished", "_name", "_temporary")
+    __slots__ = ("_attributes", "_directory", "_end", "_fd", "_finished", "_name", "_temporary")
 
     def __init__(
         self, directory: TargetDirectory, fd: int, temporary: bytes, name: bytes, attributes: "Attributes"
@@ -229,6 +229,7 @@ class TargetFile:
         self._temporary = temporary
         self._name = name
         self._attributes = attributes
+        self._end = 0
         self._finished = False
 
     def __enter__(self) -> "TargetFile":
@@ -247,13 +248,14 @@ class TargetFile:
                 written = os.pwrite(self._fd, view, offset)
                 view = view[written:]
                 offset += written
+            self._end = max(self._end, offset)
         except OSError as error:
             raise failure(error) from error
 
     def finish(self, inode: Inode) -> None:
         """Give it its length and attributes, and its name."""
         try:
-            if inode.size:
+            if inode.size != self._end:  # a hole at the end
                 os.ftruncate(self._fd, inode.size)
         except OSError as error:
             raise failure(error) from error

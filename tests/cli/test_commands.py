@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -17,8 +18,14 @@ from repository.lock import WriteLock
 from repository.storage.calls import SystemClock
 from repository.storage.volume import Volume
 
-Run = Callable[..., tuple[int, str, str]]
 Json = dict[str, object]
+
+
+class Run(Protocol):
+    """Runs a command: exit code, standard output, standard error."""
+
+    def __call__(self, *words: object) -> tuple[int, str, str]: ...
+
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
@@ -197,6 +204,9 @@ def test_a_locked_repository_is_11_and_reading_goes_on(run: Run, repo: Path, fil
         assert run("status", repo)[0] == 0
         assert run("check", repo)[0] == 0
         assert run("snapshot", "rename", repo, "x", "y")[0] == 11, "locked, and no mount to ask"
+        lock.describe("/mnt/backup")
+        code, _, err = run("snapshot", "create", repo, files)
+        assert code == 11 and "copy the files into /mnt/backup/live" in err and "ballast umount /mnt/backup" in err
     finally:
         lock.release()
     assert run("snapshot", "create", repo, files)[0] == 0

@@ -32,6 +32,7 @@ class Session:
         self.clock: Final = work.clock
         self.log: Final[list[Operation]] = list(work.calls.log)
         self.history: Final[History] = work.history
+        self.written: Final[list[bytes]] = work.written
         self.rng: Final = random.Random(seed)
         work.live.kill()
 
@@ -67,11 +68,11 @@ def verify(live: SyncLive, history: History, cut: int) -> Picture:
     allowed = history.live.allowed(cut)
     assert picture in allowed, f"live is not as promised:\n{difference(picture, allowed[-1])}"
     _verify_snapshots(live.repository, history, cut)
-    _verify_check(live.repository.path)
+    verify_check(live.repository.path)
     return picture
 
 
-def _verify_check(path: Path) -> None:
+def verify_check(path: Path) -> None:
     """`ballast check --read-data`, as another process would run it."""
     with Repository.open(path, writable=False) as repository:
         report = repository.check(read_data=True)

@@ -65,6 +65,7 @@ class Workload:
         self.calls: Final = RecordingCalls() if calls is None else calls
         self.history: Final = History()
         self.world = World()
+        self.written: Final[list[bytes]] = []
         self._flushed = World()
         self.live = SyncLive(path, calls=self.calls, clock=self.clock)
         self._note_snapshots()
@@ -128,6 +129,13 @@ class Workload:
         self.world.create(path, Thing(kind, 0o640, bytearray(target)))
 
     def _data(self) -> bytes:
+        """New bytes, or some that were written before: they may be stored still, or collected."""
+        if self.written and self.rng.random() < 0.3:
+            return self.rng.choice(self.written)
+        self.written.append(self._new_data())
+        return self.written[-1]
+
+    def _new_data(self) -> bytes:
         match self.rng.randrange(10):
             case 0:
                 return bytes(self.rng.randint(1, 40_000))

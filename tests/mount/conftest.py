@@ -7,16 +7,11 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import pytest
 
-from tests.support.mounted import Mounted, mounted, open_directory
-
-BUSY: Final = ("--settle", "200ms", "--interval", "0", "--keep-all", "--allow-other")
-"""Commits all the time, so that everything is tested across generations too."""
-CALM: Final = ("--settle", "1h", "--keep-all")
-"""No snapshot but those that the test makes."""
+from tests.support.mounted import BUSY, CALM, Mounted, mounted, open_directory
 
 
 class NewMount(Protocol):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mounted import Mounted, attempt, python, run, wait_until
+from tests.support.mounted import CALM, Mounted, attempt, mounted, open_directory, python, run
 
 pytestmark = pytest.mark.mount
 
@@ -21,12 +21,6 @@ OLDEST_NS = -(1 << 31) * 10**9 - 123_456_789
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
-
-
-def settle(mount: Mounted) -> None:
-    before = mount.names()
-    (mount.live / "settled").write_text(str(before))
-    wait_until(lambda: mount.names() != before, "an implicit snapshot")
 
 
 @pytest.mark.parametrize(
@@ -205,7 +199,7 @@ def test_extended_attributes(shared: Mounted, place: Path) -> None:
     for _ in range(2):
         assert set(os.listxattr(path)) >= set(values)
         assert {name: os.getxattr(path, name) for name in values} == values
-        settle(shared)
+        shared.settle()
     with pytest.raises(FileExistsError):
         os.setxattr(path, "user.small", b"x", os.XATTR_CREATE)
     os.setxattr(path, "user.small", b"replaced", os.XATTR_REPLACE)
@@ -263,18 +257,11 @@ def test_statfs_says_what_data_may_use(shared: Mounted) -> None:
     assert str(shared.path) in run(["df", shared.live])
 
 
-def test_a_quota_bounds_what_statfs_promises(new_mount: object, tmp_path: Path) -> None:
-    del new_mount
-    from tests.support.mounted import init, open_directory
-
-    with open_directory() as directory:
-        init(directory / "repository", "--reserve", "20M", "--quota", "200M")
-        mount = Mounted(directory / "repository", directory / "mnt")
-        try:
-            mount.start()
-            found = os.statvfs(mount.live)
-            assert 0 < found.f_bavail * found.f_frsize <= 180_000_000
-            assert found.f_blocks * found.f_frsize <= 200_000_000
-            mount.umount()
-        finally:
-            mount.clean_up()
+def test_a_quota_bounds_what_statfs_promises() -> None:
+    with open_directory() as directory, mounted(directory, CALM, ("--reserve", "20M", "--quota", "200M")) as mount:
+        found = os.statvfs(mount.live)
+        assert 0 < found.f_bavail * found.f_frsize <= 180_000_000
+        assert found.f_blocks * found.f_frsize <= 200_000_000
+        (mount.live / "file").write_bytes(os.urandom(50_000_000))
+        assert os.statvfs(mount.live).f_bavail <= found.f_bavail - 10_000
+        mount.umount()

@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.mounted import Mounted, attempt, run, wait_until
+from tests.support.mounted import Mounted, attempt, run
 
 pytestmark = pytest.mark.mount
 
@@ -26,14 +26,6 @@ def rename(old: Path, new: Path, flags: int) -> None:
     if _libc.renameat2(-100, os.fsencode(old), -100, os.fsencode(new), flags):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-
-
-def settle(mount: Mounted) -> None:
-    """Waits until what was changed is committed: a new implicit snapshot is there."""
-    before = mount.names()
-    (mount.live / "settled").touch()
-    (mount.live / "settled").write_text(str(before))
-    wait_until(lambda: mount.names() != before, "an implicit snapshot")
 
 
 def test_rename_replaces_what_is_there(place: Path) -> None:
@@ -109,11 +101,11 @@ def test_what_rename_refuses(place: Path) -> None:
 def test_moving_a_directory_takes_everything_below_along_over_commits(shared: Mounted, place: Path) -> None:
     (place / "a" / "b" / "c").mkdir(parents=True)
     (place / "a" / "b" / "c" / "file").write_text("deep")
-    settle(shared)
+    shared.settle()
     os.rename(place / "a" / "b", place / "moved")
     (place / "moved" / "c" / "file").write_text("changed")
     assert os.listdir(place / "a") == []
-    settle(shared)
+    shared.settle()
     os.rename(place / "moved", place / "a" / "back")
     assert (place / "a" / "back" / "c" / "file").read_text() == "changed"
     with pytest.raises(FileNotFoundError):
@@ -122,25 +114,25 @@ def test_moving_a_directory_takes_everything_below_along_over_commits(shared: Mo
 
 def test_hard_links_are_one_file_across_commits(shared: Mounted, place: Path) -> None:
     (place / "one").write_text("first")
-    settle(shared)
+    shared.settle()
     os.link(place / "one", place / "two")
     (place / "dir").mkdir()
     os.link(place / "two", place / "dir" / "three")
     assert (place / "one").stat().st_nlink == 3
-    settle(shared)
+    shared.settle()
     with (place / "dir" / "three").open("a") as file:
         file.write(", second")
     assert (place / "one").read_text() == "first, second"
     assert len({(place / name).stat().st_ino for name in ("one", "two", "dir/three")}) == 1
     (place / "one").unlink()
-    settle(shared)
+    shared.settle()
     assert (place / "two").stat().st_nlink == 2
     os.rename(place / "two", place / "dir" / "three")
     assert sorted(os.listdir(place / "dir")) == ["three"]
     assert (place / "two").exists(), "renaming one name of a file onto another does nothing"
     (place / "two").unlink()
     (place / "dir" / "three").chmod(0o600)
-    settle(shared)
+    shared.settle()
     found = (place / "dir" / "three").stat()
     assert (found.st_nlink, stat.S_IMODE(found.st_mode)) == (1, 0o600)
     assert (place / "dir" / "three").read_text() == "first, second"
@@ -166,7 +158,7 @@ def test_symlinks(shared: Mounted, place: Path) -> None:
     for name, target in (("near", "file"), ("far", "/etc/hostname"), ("broken", "no/where"), ("long", long)):
         (place / name).symlink_to(target)
     (place / "file").write_text("reached")
-    settle(shared)
+    shared.settle()
     assert (place / "near").read_text() == "reached"
     assert os.readlink(place / "long") == long
     assert (place / "broken").lstat().st_size == len("no/where")
@@ -190,7 +182,7 @@ def test_names_of_any_bytes_up_to_255(shared: Mounted, place: Path) -> None:
         with open(here + name, "wb") as file:
             file.write(name)
     assert sorted(os.listdir(here)) == sorted(names)
-    settle(shared)
+    shared.settle()
     assert sorted(os.listdir(here)) == sorted(names)
     for name in names:
         with open(here + name, "rb") as file:
@@ -298,4 +290,4 @@ def test_a_name_taken_again_and_again_is_always_the_newest(shared: Mounted, plac
                 path.unlink()
                 assert not path.exists()
         if number % 70 == 0:
-            settle(shared)
+            shared.settle()

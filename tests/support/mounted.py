@@ -18,6 +18,11 @@ from pathlib import Path
 from typing import Final
 
 BALLAST: Final = str(Path(sys.executable).with_name("ballast"))
+BUSY: Final = ("--settle", "200ms", "--interval", "0", "--keep-all", "--allow-other")
+"""Commits all the time, so that everything is tested across generations too."""
+CALM: Final = ("--settle", "1h", "--keep-all", "--allow-other")
+"""No snapshot but those that the test makes."""
+SMALL: Final = ("--reserve", "0", "--headspace", "0")
 READY: Final = "mount.ready"
 START_S: Final = 60.0
 END_S: Final = 60.0
@@ -175,6 +180,12 @@ class Mounted:
         snapshot.mkdir()
         return snapshot
 
+    def settle(self) -> None:
+        """Waits until what was changed is in an implicit snapshot; for mounts that make them quickly."""
+        before = self.names()
+        (self.live / "settled").write_text(" ".join(before))
+        wait_until(lambda: self.names() != before, "an implicit snapshot")
+
     def names(self) -> list[str]:
         """The snapshots that are shown, without `latest`."""
         return sorted(set(os.listdir(self.snapshots)) - {"latest"})
@@ -230,16 +241,16 @@ class Mounted:
 
 
 def init(repository: Path, *options: str) -> None:
-    """A new repository, small and without a reserve unless told otherwise."""
-    done = ballast("init", repository, *(options or ("--reserve", "0")))
+    """A new repository."""
+    done = ballast("init", repository, *options)
     assert done.returncode == 0, done.stderr
 
 
 @contextmanager
-def mounted(directory: Path, options: Sequence[str] = ()) -> Iterator[Mounted]:
-    """A fresh repository in `directory`, mounted; everything is gone afterwards."""
+def mounted(directory: Path, options: Sequence[str] = CALM, founding: Sequence[str] = SMALL) -> Iterator[Mounted]:
+    """A fresh repository in `directory` (made with the options `founding`), mounted; no mount is left afterwards."""
     repository = directory / "repository"
-    init(repository)
+    init(repository, *founding)
     mount = Mounted(repository, directory / "mnt", options)
     try:
         mount.start()

@@ -1,5 +1,6 @@
 """The plan of a collection against a naive model that counts blocks one by one."""
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -9,6 +10,7 @@ from pyroaring import BitMap64
 
 from repository.ids import PackIndex
 from repository.policy.collect import WINDOW_NS, PackFacts, Safety, packs_of, plan_collection
+from repository.policy.figures import PackFigures
 
 BLOCK: Final = 4096
 NOW: Final = 1_000 * WINDOW_NS
@@ -145,3 +147,30 @@ def test_the_plan_prints_itself() -> None:
 def test_packs_of_numbers() -> None:
     assert packs_of(BitMap64([5, 6, (9 << 16) + 1, 9 << 16, 1 << 40])) == [0, 9, 1 << 24]
     assert packs_of(BitMap64()) == []
+
+
+@given(
+    st.lists(st.tuples(st.integers(64, 20_000), st.sampled_from("ldx")), min_size=1, max_size=30),
+    st.booleans(),
+)
+def test_the_gain_of_some_deaths_is_the_difference_of_two_plans(records: list[tuple[int, str]], sealed: bool) -> None:
+    """l: stays alive, d: dead already, x: dies. Holes lie where an earlier collection would have punched."""
+    lengths = [length for length, _ in records]
+    kept = numbers(4, [position for position, (_, fate) in enumerate(records) if fate != "d"])
+    dying = numbers(4, [position for position, (_, fate) in enumerate(records) if fate == "x"])
+    facts = pack(4, lengths, sealed=sealed)
+    for holes in ((), tuple((offset + 4096, offset + 8192) for offset in _first_hole(facts, kept))):
+        there = replace(facts, holes=holes)
+
+        def plan_bytes(live: BitMap64, there: PackFacts = there) -> int:
+            plan = plan_collection([there], live, now_ns=NOW, safety=Safety.NONE, block_bytes=BLOCK)
+            return plan.reclaimable_bytes
+
+        gain = PackFigures(there, kept, BLOCK).gain_bytes(dying | numbers(5, [1]))
+        assert gain == plan_bytes(kept - dying) - plan_bytes(kept)
+
+
+def _first_hole(facts: PackFacts, kept: BitMap64) -> list[int]:
+    """Block offsets (less one block) within a dead range, if there is one."""
+    plan = plan_collection([facts], kept, now_ns=NOW, safety=Safety.NONE, block_bytes=BLOCK)
+    return [-(-cut.punch.offset // BLOCK) * BLOCK - 4096 for cut in plan.cuts[:1]]

@@ -1,5 +1,7 @@
 """Images that a power loss may leave, opened again: what was synced is there, and nothing that is found is wrong."""
 
+import errno
+import os
 import random
 import shutil
 from pathlib import Path
@@ -9,9 +11,11 @@ import numpy as np
 import pytest
 from pyroaring import BitMap64
 
+from repository.errors import MissingRecordError, VolumeError
 from repository.format.pack import pack_path
 from repository.format.record import RecordKind
 from repository.ids import PackIndex, RecordId
+from repository.storage.calls import Calls
 from repository.storage.volume import Volume
 from repository.store import RecordStore
 from repository.units import KIB
@@ -211,3 +215,50 @@ def test_content_that_quotes_a_pack_is_not_taken_for_records(tmp_path: Path) -> 
     (info,) = again.packs()
     assert int((again.directory(info.index).kind != 0).sum()) == 10
     assert again.locate([ids[3]]) != [None]
+
+
+@pytest.mark.logs("pack.unreadable", "record.damaged")
+def test_a_sector_that_cannot_be_read_costs_only_what_lies_in_it(tmp_path: Path) -> None:
+    """Neither opening for reading nor for writing may fail, and nothing may be cut off."""
+    store = open_store(new_volume(tmp_path))
+    ids = put_noise(store, range(30), 5_000)
+    (place,) = store.locate([ids[7]])
+    assert place is not None
+    size = (tmp_path / pack_path(PackIndex(0))).stat().st_size
+    for writable in (False, True):
+        again = open_store(Volume(tmp_path, BadSector(place.offset + 100)), writable=writable)
+        missing = [seed for seed in ids if again.locate([ids[seed]]) == [None]]
+        assert missing == ([7] if writable else [])
+        assert again.read(ids[29]).payload == noise(29, 5_000)
+        with pytest.raises((VolumeError, MissingRecordError)):
+            again.read(ids[7])
+    assert (tmp_path / pack_path(PackIndex(0))).stat().st_size == size
+    assert open_store(Volume(tmp_path)).read(ids[7]).payload == noise(7, 5_000)
+
+
+@pytest.mark.logs("pack.directory_damaged")
+def test_a_sealed_pack_with_a_bad_directory_is_read_by_scanning_and_left_alone(tmp_path: Path) -> None:
+    store = open_store(new_volume(tmp_path))
+    ids = put_noise(store, range(30), 5_000)
+    store.close()
+    shutil.rmtree(tmp_path / "index")
+    path = tmp_path / pack_path(PackIndex(0))
+    content = bytearray(path.read_bytes())
+    content[-600] ^= 1
+    path.write_bytes(content)
+    again = open_store(Volume(tmp_path))
+    assert None not in again.locate(list(ids.values()))
+    assert [info.sealed for info in again.packs()] == [True]
+    assert path.read_bytes() == content
+
+
+class BadSector(Calls):
+    """Reading any range that includes byte `at` of a file fails with EIO."""
+
+    def __init__(self, at: int) -> None:
+        self._at = at
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        if offset <= self._at < offset + length:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().pread(fd, length, offset)

@@ -98,7 +98,7 @@ def test_deep_directories_rewrite_to_what_is_written() -> None:
     assert bench.reader.totals(ref) == totals == Totals(300, 1500)
     assert bench.reader.count(ref) == 300
     before = dict(entries)
-    for number in range(-1, 602, 7):
+    for number in range(-1, 602, 13):
         for length in (1, 2, 40):
             names = [b"file-%08d" % (number + offset) for offset in range(length)]
             for changes in (

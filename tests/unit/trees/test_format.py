@@ -1,4 +1,4 @@
-"""FORMAT.md, followed step by step by a reader that shares nothing with the program; and payloads that must not change."""
+"""FORMAT.md, followed by a reader that shares nothing with the program; and payloads that must not change."""
 
 import hashlib
 import struct
@@ -109,9 +109,10 @@ def attributes_of(payload: bytes, kinds: list[int], xattrs: dict[RecordId, bytes
     records, children = (list(left.ids(number)) for number in (lengths.count(65535), folders))
     assert not left.left
     found: list[dict[str, object]] = []
-    before = (0, 0, 0, 0)
+    before: tuple[int, ...] = (0, 0, 0, 0)
     for row, kind, length in zip(rows, kinds, lengths, strict=True):
-        before = file_id, *seconds = tuple((old + new) % U64 for old, new in zip(before, row[:4], strict=True))
+        before = tuple((old + new) % U64 for old, new in zip(before, row[:4], strict=True))
+        file_id, *seconds = before
         mtime_n = row[5]
         parts = ((row[4] + mtime_n) % (1 << 32), mtime_n, (row[6] + mtime_n) % (1 << 32))
         times = tuple(signed(second) * 10**9 + part for second, part in zip(seconds, parts, strict=True))
@@ -214,18 +215,23 @@ def test_payloads_stay_what_they_are() -> None:
     entries = []
     for number in range(3000):
         kind = (NodeKind.FILE, NodeKind.SYMLINK, NodeKind.CHARACTER, NodeKind.FILE, NodeKind.DIRECTORY)[number % 5]
-        entries.append(
-            Entry(
-                b"entry-%05d" % number,
-                Inode(
-                    kind, FileId(number + 2), number % 9, 0o644, number % 4, 100, 7 if kind is NodeKind.CHARACTER else 0,
-                    number * 99, 1, number * 10**9 + 5, 1_700_000_000_123_456_789 - number, -number,
-                    ((b"user.name", b"v" * (number % 500)),) if number % 3 == 0 else (),
-                    b"target-%d" % number if kind is NodeKind.SYMLINK else b"",
-                    tuple(extents[: number % 9]) if kind is NodeKind.FILE else (),
-                ),
-            )
-        )  # fmt: skip
+        inode = Inode(
+            kind,
+            FileId(number + 2),
+            version=number % 9,
+            mode=0o644,
+            uid=number % 4,
+            gid=100,
+            rdev=7 if kind is NodeKind.CHARACTER else 0,
+            size=number * 99,
+            atime_ns=number * 10**9 + 5,
+            mtime_ns=1_700_000_000_123_456_789 - number,
+            ctime_ns=-number,
+            xattrs=((b"user.name", b"v" * (number % 500)),) if number % 3 == 0 else (),
+            target=b"target-%d" % number if kind is NodeKind.SYMLINK else b"",
+            extents=tuple(extents[: number % 9]) if kind is NodeKind.FILE else (),
+        )
+        entries.append(Entry(b"entry-%05d" % number, inode))
     writer.write_directory(entries)
     writer.write_extents(extents)
     writer.rewrite_links(None, {inode.file_id: inode for _, inode in entries if inode.kind is NodeKind.FILE})
@@ -236,4 +242,14 @@ def test_payloads_stay_what_they_are() -> None:
     assert {name: digest.hexdigest()[:16] for name, digest in digests.items()} == GOLDEN
 
 
-GOLDEN: Final[dict[str, str]] = {}
+GOLDEN: Final = {
+    "DIR_ATTRS": "f84c03928d207da8",
+    "DIR_CONTENT": "20297be2b749cd11",
+    "DIR_LIST": "a16f9db974ce328e",
+    "EXTENT_LIST": "410ee503f0f92bad",
+    "EXTENT_SEGMENT": "3e2b3a82f130556a",
+    "LINKS_LIST": "0266c06f80311207",
+    "LINKS_SEGMENT": "26ceabc6a5b00a6e",
+    "XATTRS": "3f27766e7ae88a2c",
+}
+"""SHA-256 over the sorted payloads of each kind, its first 16 digits."""

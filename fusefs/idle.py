@@ -1,0 +1,36 @@
+"""Giving memory back when nobody has read for a while: a mount is idle most of its life."""
+
+import ctypes
+import logging
+from typing import Final
+
+import trio
+
+from fusefs.readpath import ReadPath
+from fusefs.workers import Workers
+
+_log = logging.getLogger(__name__)
+
+IDLE_S: Final = 60.0
+"""Longer than a person browsing pauses; filling the cache again costs milliseconds."""
+
+
+async def shrink_when_idle(reads: ReadPath, workers: Workers) -> None:
+    """Empties the cache of chunks after a minute without a read; runs until cancelled."""
+    served = reads.served
+    while True:
+        await trio.sleep(IDLE_S)
+        if reads.served == served and reads.held_bytes:
+            held_bytes = reads.held_bytes
+            reads.forget()
+            trimmed = await workers.slow(_trim_heap)
+            _log.debug("memory.given_back", extra={"cache_bytes": held_bytes, "trimmed": trimmed})
+        served = reads.served
+
+
+def _trim_heap() -> bool:
+    """Asks the C library to return free memory to the kernel; without glibc there is nobody to ask."""
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (AttributeError, OSError):
+        return False

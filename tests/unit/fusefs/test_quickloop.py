@@ -1,0 +1,76 @@
+"""The lock that stands in for trio's under pyfuse3."""
+
+import os
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from fusefs.quickloop import RUN_MAX, QuickLock, _QuickLowlevel
+
+
+async def test_the_lock_excludes_and_is_fair() -> None:
+    lock = QuickLock()
+    order: list[int] = []
+    inside = 0
+
+    async def task(number: int) -> None:
+        nonlocal inside
+        async with lock:
+            inside += 1
+            assert inside == 1
+            await trio.lowlevel.checkpoint()
+            inside -= 1
+            order.append(number)
+
+    async with trio.open_nursery() as nursery, lock:
+        for number in range(5):
+            nursery.start_soon(task, number)
+            await wait_all_tasks_blocked()
+    assert order == [0, 1, 2, 3, 4]
+    async with lock:
+        pass
+
+
+async def test_who_gives_up_waiting_leaves_the_lock_to_the_next() -> None:
+    lock = QuickLock()
+    got = trio.Event()
+
+    async def wants(scope: trio.CancelScope) -> None:
+        with scope:
+            async with lock:
+                got.set()
+
+    async with trio.open_nursery() as nursery:
+        first, second = trio.CancelScope(), trio.CancelScope()
+        async with lock:
+            nursery.start_soon(wants, first)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(wants, second)
+            await wait_all_tasks_blocked()
+            first.cancel()
+            await wait_all_tasks_blocked()
+        await got.wait()
+
+
+async def test_a_busy_device_does_not_starve_the_other_tasks() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"x")
+    quick = _QuickLowlevel()
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            for _ in range(20 * (RUN_MAX + 1)):
+                await quick.wait_readable(reading)
+            nursery.cancel_scope.cancel()
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert turns >= 15

@@ -1,0 +1,169 @@
+"""The reserve, the quota, the guard, and what init refuses."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from repository.errors import NoRepositoryError, NoSpaceError, UsageError, VolumeError
+from repository.policy.collect import Safety
+from repository.policy.levels import Level, Room, level_of
+from repository.repo import Repository
+from repository.units import GB, GIB, KIB, MIB
+from tests.support.calls import Fault, FaultyCalls
+from tests.support.repositories import SetClock, make, open_for_reading, open_for_writing, publish
+from tests.support.stores import noise
+
+RESERVE = 2 * MIB
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+def test_init_makes_everything_that_is_overwritten_later(tmp_path: Path, clock: SetClock) -> None:
+    path = tmp_path / "r"
+    make(path, clock, reserve_bytes=RESERVE)
+    names = sorted(entry.name for entry in path.iterdir())
+    assert names == ["ballast.reserve", "catalog", "events", "index", "intent", "lock", "packs", "repository.json"]
+    assert len(list((path / "packs").iterdir())) == 256
+    assert all(file.stat().st_mode & 0o777 == 0o600 for file in path.rglob("*") if file.is_file())
+    assert all(folder.stat().st_mode & 0o777 == 0o700 for folder in [path, *path.rglob("packs/*")])
+    assert (path / "ballast.reserve").stat().st_blocks * 512 >= RESERVE
+    with pytest.raises(UsageError, match="holds a repository already"):
+        make(path, clock)
+
+
+def test_init_refuses_a_directory_that_is_in_use(tmp_path: Path, clock: SetClock) -> None:
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(UsageError, match="not empty"):
+        make(tmp_path, clock)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mine"]
+
+
+def test_init_without_room_says_the_figures_and_leaves_nothing(tmp_path: Path, clock: SetClock) -> None:
+    path = tmp_path / "r"
+    with pytest.raises(NoSpaceError, match=r"needed \(reserve 400.0 MB.*--reserve 0") as caught:
+        Repository.init(path, reserve_bytes=400_000_000, quota_bytes=100_000_000, clock=clock)
+    assert caught.value.exit_code == 28
+    assert not path.exists()
+
+
+def test_init_that_meets_a_full_disk_leaves_nothing(tmp_path: Path, clock: SetClock) -> None:
+    path = tmp_path / "r"
+    calls = FaultyCalls(faults=[Fault("fallocate", errno.ENOSPC, path="ballast.reserve")])
+    with pytest.raises(NoSpaceError):
+        make(path, clock, calls=calls)
+    calls.check()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(("call", "volume_class"), [("punch", "punch"), ("fallocate", "allocate")])
+def test_init_refuses_other_classes_of_volumes(tmp_path: Path, clock: SetClock, call: str, volume_class: str) -> None:
+    calls = FaultyCalls(faults=[Fault(call, errno.EOPNOTSUPP, times=99)])
+    with pytest.raises(VolumeError, match=volume_class):
+        make(tmp_path / "r", clock, calls=calls)
+    assert not (tmp_path / "r").exists()
+
+
+def test_no_repository(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(NoRepositoryError, match="ballast init"):
+            Repository.open(path, writable=False)
+
+
+def test_a_lent_reserve_comes_back_when_it_fits(tmp_path: Path, clock: SetClock) -> None:
+    path = tmp_path / "r"
+    make(path, clock, reserve_bytes=RESERVE)
+    with open_for_writing(path, clock) as repository:
+        assert repository.space.release(1 * MIB) >= 1 * MIB
+        assert not repository.space.reserve().whole
+        assert repository.space.reserve().missing_bytes == 1 * MIB
+    with open_for_reading(path, clock) as repository:
+        assert repository.status().to_json()["reserve"] == {
+            "whole": False,
+            "bytes": RESERVE - 1 * MIB,
+            "wanted_bytes": RESERVE,
+        }
+    with open_for_writing(path, clock) as repository:
+        assert repository.space.reserve().whole
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_while_the_reserve_is_missing_nothing_grows_but_deleting_works(
+    tmp_path: Path, clock: SetClock, gone: bool
+) -> None:
+    path = tmp_path / "r"
+    make(path, clock, reserve_bytes=RESERVE)
+    with open_for_writing(path, clock) as repository:
+        publish(repository, {f"f{number}": noise(number, 200 * KIB) for number in range(8)}, "a")
+    if gone:
+        (path / "ballast.reserve").unlink()
+    else:
+        os.truncate(path / "ballast.reserve", 0)
+    calls = FaultyCalls(
+        faults=[
+            Fault("fallocate", errno.ENOSPC, path="ballast.reserve", times=9),
+            Fault("create", errno.ENOSPC, path="ballast.reserve", times=9),
+        ]
+    )
+    with open_for_writing(path, clock, calls) as repository:
+        with pytest.raises(
+            NoSpaceError, match=r"^The reserve \(2.1 MB\) is missing and does not fit: .* free\. Delete"
+        ):
+            publish(repository, {"g": noise(99, 200 * KIB)}, "b")
+        assert [slot.name for slot in repository.listed()] == ["a"]
+        repository.delete(repository.find("a"))
+        assert repository.gc(safety=Safety.NONE).freed_bytes > 1 * MIB
+        calls.faults.clear()
+        publish(repository, {"g": noise(99, 200 * KIB)}, "b")
+        assert repository.space.reserve().whole
+
+
+def test_the_quota_counts_all_blocks(tmp_path: Path, clock: SetClock) -> None:
+    path = tmp_path / "r"
+    make(path, clock, reserve_bytes=RESERVE, quota_bytes=40 * MIB)
+    with open_for_writing(path, clock) as repository:
+        room = repository.space.room()
+        assert room.capacity_bytes == 40 * MIB
+        used = sum(file.stat().st_blocks * 512 for file in path.rglob("*") if file.is_file())
+        assert repository.space.used_bytes() == used
+        with pytest.raises(NoSpaceError, match=r"quota of 41\.9 MB"):
+            publish(repository, {f"f{number}": noise(number, 900 * KIB) for number in range(40)}, "a")
+        assert repository.space.used_bytes() <= 40 * MIB
+        publish(repository, {"small": b"x"}, "b")
+
+
+@pytest.mark.parametrize(
+    ("available", "previous", "expected"),
+    [
+        (0.50, Level.HEALTHY, Level.HEALTHY),
+        (0.199, Level.HEALTHY, Level.INFO),
+        (0.21, Level.INFO, Level.INFO),
+        (0.22, Level.INFO, Level.HEALTHY),
+        (0.099, Level.INFO, Level.WARNING),
+        (0.11, Level.WARNING, Level.WARNING),
+        (0.12, Level.WARNING, Level.INFO),
+        (0.049, Level.HEALTHY, Level.CRITICAL),
+        (0.06, Level.CRITICAL, Level.CRITICAL),
+        (0.07, Level.CRITICAL, Level.WARNING),
+        (0.5, Level.CRITICAL, Level.HEALTHY),
+        (0.049, Level.UNKNOWN, Level.CRITICAL),
+    ],
+)
+def test_levels_are_left_two_points_above(available: float, previous: Level, expected: Level) -> None:
+    capacity = 10 * GB
+    assert level_of(Room(capacity, round(capacity * available)), previous) is expected
+
+
+def test_one_gigabyte_is_critical_from_twenty_on() -> None:
+    assert level_of(Room(20 * GB, GB - 1)) is Level.CRITICAL
+    assert level_of(Room(4000 * GB, GB - 1)) is Level.CRITICAL
+    assert level_of(Room(19 * GB, GB - 1)) is Level.WARNING
+
+
+def test_inodes_count_too() -> None:
+    assert level_of(Room(100 * GIB, 90 * GIB, 1000, 40)) is Level.CRITICAL
+    assert level_of(Room(100 * GIB, 90 * GIB, 0, 0)) is Level.HEALTHY
