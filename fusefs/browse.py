@@ -24,7 +24,7 @@ from fusefs.readpath import ReadPath, Stream
 from fusefs.snapshots import Snapshots, View
 from fusefs.special import LATEST_NAME, LIVE_NAME, STATUS_NAME, SpecialFiles
 from fusefs.trees import Trees
-from repository.errors import BallastError, MissingRecordError, ReadOnlyError
+from repository.errors import BallastError, BusyError, MissingRecordError, ReadOnlyError
 from repository.format.catalog import Slot
 from repository.format.inode import Inode, NodeKind
 from repository.ids import FileId, SnapshotId
@@ -186,6 +186,7 @@ class Browse:
         """A handle for listing; a made-up directory is listed as it is now."""
         if space_of(number) is Space.SNAPSHOT_DIRECTORY:
             inode, view = await self._nodes.find(number)
+            self._nodes.used(number)
             listing = TreeListing(self._trees, inode.directory)
             await self._snapshots.opened(view.snapshot)
             return self._handles.add(TreeHandle(InodeNumber(number), view, listing))
@@ -233,6 +234,8 @@ class Browse:
             raise pyfuse3.FUSEError(errno.EROFS)
         await self._snapshots.refresh()
         slot = self._slot(parent, name)
+        if slot.pinned:
+            raise BusyError(f"'{slot.name}' is pinned")
         if new_parent == inodes.SNAPSHOTS and self._snapshots.named(new_name) is not None:
             raise pyfuse3.FUSEError(errno.EEXIST)
         match ends:

@@ -36,7 +36,7 @@ JOB_TRIGGER_FILES: Final = 512
 """The same for files: a job of many small ones costs one hand-over."""
 JOBS_MAX: Final = 4
 """Jobs under way: two threads work, two more keep them from waiting."""
-MEMORY_BYTES_MAX: Final = 64 * MIB
+MEMORY_BYTES_MAX: Final = 32 * MIB
 """Written bytes in memory, in jobs or not; beyond it `write` waits for a job to land."""
 DATA_STEP_BYTES: Final = 1 * MIB
 JOURNAL_STEP_BYTES: Final = 256 * KIB

@@ -37,8 +37,11 @@ def start_logging(repository: Path, *, foreground: bool) -> str:
     """Sets up the root logger and says where it writes: stderr, a file, syslog, or nowhere."""
     handler, where = _handler(repository, foreground=foreground)
     root = logging.getLogger()
+    for earlier in root.handlers[:]:
+        root.removeHandler(earlier)
     root.addHandler(handler)
-    root.setLevel(os.environ.get("BALLAST_LOG", "INFO").upper())
+    levels = logging.getLevelNamesMapping()
+    root.setLevel(levels.get(os.environ.get("BALLAST_LOG", "").upper(), logging.INFO))
     return where
 
 

@@ -109,9 +109,7 @@ class _Mount:
             repository.close()
             raise
 
-    def _read_only(
-        self, repository: Repository, trees: Trees, reads: ReadPath, nursery: trio.Nursery
-    ) -> Composition:
+    def _read_only(self, repository: Repository, trees: Trees, reads: ReadPath, nursery: trio.Nursery) -> Composition:
         source = ForeignCatalog(repository.catalog, repository.store, Path(self._place.repository, CATALOG_FILE))
         snapshots = Snapshots(source, self._workers)
         verbs = Verbs(repository, self._workers, self._place.mountpoint, None).table()

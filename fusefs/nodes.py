@@ -36,6 +36,7 @@ class SnapshotNodes:
         """The entry `name` of a snapshot's directory, known to the kernel from now on; absence is remembered by it
         too."""
         directory, view = await self.find(parent)
+        self._places.used(parent)
         try:
             place = await self._trees.ask(self._trees.reader.place, directory.directory, name)
             if place is None:
@@ -53,6 +54,10 @@ class SnapshotNodes:
     def place(self, number: int) -> Place | None:
         """Where the kernel last saw `number`."""
         return self._places.place(number)
+
+    def used(self, number: int) -> None:
+        """The directory `number` is being listed."""
+        self._places.used(number)
 
     def told(self, number: int, parent: InodeNumber, listed: Listed) -> None:
         """The kernel was told of `number` once more: in the directory `parent`, under a listed name."""

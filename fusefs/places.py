@@ -18,6 +18,8 @@ PLACES_MAX: Final = 131_072
 """About 15 MB. More than nearly every working set; a `find` over a million files passes through it."""
 BATCH: Final = 4096
 """Names taken away from the kernel in one go: some 20 ms of work for the notifying thread."""
+DEPTH_MAX: Final = 64
+"""Directories above one that are kept young with it: deeper trees lose their tops sooner, which costs only look-ups."""
 
 _POSITION_BITS: Final = 16
 _ROW_BITS: Final = 32
@@ -81,6 +83,18 @@ class PlaceTable:
         row = self._rows[(packed >> _POSITION_BITS) & _ROW_MASK]
         assert row is not None
         return Place(row, packed & _POSITION_MASK)
+
+    def used(self, number: int) -> None:
+        """Something happens in the directory `number`: it and all above it count as young. Taking a directory's name
+        away from the kernel takes everything below along."""
+        for _ in range(DEPTH_MAX):
+            packed = self._packed.pop(number, None)
+            if packed is None:
+                return
+            self._packed[number] = packed
+            row = self._rows[(packed >> _POSITION_BITS) & _ROW_MASK]
+            assert row is not None
+            number = row.parent
 
     def forget(self, number: int, lookups: int) -> None:
         """The kernel gave back `lookups` references to `number`."""

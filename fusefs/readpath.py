@@ -273,9 +273,7 @@ def hops(extents: Iterable[Extent]) -> Iterable[list[RecordId]]:
         yield list(group)
 
 
-def assemble(
-    extents: Sequence[Extent], chunks: Mapping[RecordId, bytes], start: int, end: int
-) -> bytes | memoryview:
+def assemble(extents: Sequence[Extent], chunks: Mapping[RecordId, bytes], start: int, end: int) -> bytes | memoryview:
     """Bytes [start, end) of a file from its extents (sorted, overlapping the range); zeros where there is none."""
     pieces: list[bytes | memoryview] = []
     position = start

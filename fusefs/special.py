@@ -144,4 +144,3 @@ def readme(repository: str, mountpoint: str, *, writable: bool) -> bytes:
     """README.txt for this mount."""
     text = README_WRITABLE if writable else README_READ_ONLY
     return text.format(repository=repository, mountpoint=mountpoint).encode(errors="surrogateescape")
-

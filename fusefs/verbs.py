@@ -32,9 +32,7 @@ from repository.snapshots import id_text
 class Verbs:
     """The verbs of one mount; `committer` is None in a read-only one."""
 
-    def __init__(
-        self, repository: Repository, workers: Workers, mountpoint: str, committer: Committer | None
-    ) -> None:
+    def __init__(self, repository: Repository, workers: Workers, mountpoint: str, committer: Committer | None) -> None:
         self._repository: Final = repository
         self._workers: Final = workers
         self._mountpoint: Final = mountpoint

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
+import numpy as np
 from pyroaring import BitMap64
 
 from repository.catalog import Catalog
@@ -21,10 +22,10 @@ from repository.events import EventRing
 from repository.format.catalog import Slot
 from repository.format.config import Config
 from repository.format.pack import pack_path
-from repository.ids import PackIndex, SnapshotId
+from repository.ids import PackIndex, SnapshotId, number_of
 from repository.intent import IntentFile, block_bytes_of
 from repository.packs.table import PackInfo
-from repository.policy.collect import CollectPlan, PackFacts, Round, Safety, packs_of, plan_collection
+from repository.policy.collect import CollectPlan, PackFacts, Round, Safety, live_rows, packs_of, plan_collection
 from repository.policy.figures import PackFigures
 from repository.ports import Clock, Progress
 from repository.roots import all_kept, journal_numbers, make_exact, union_of, unique_numbers
@@ -227,6 +228,7 @@ class Collector:
                 self._store.seal_open()
             except NoSpaceError as error:
                 log.info("collect.not_sealed", extra={"error": str(error)})
+        kept |= self._healing(plan.condemned, kept)
         for _ in range(PLAN_TRIES):
             with self._snapshots.lock:
                 # Publishing holds this lock while it writes a slot, and its lease until after that: what a root came
@@ -238,6 +240,24 @@ class Collector:
                 return plan
             kept |= plan.condemned - condemned
         return CollectPlan()
+
+    def _healing(self, numbers: BitMap64, kept: BitMap64) -> BitMap64:
+        """Those of `numbers` that are later copies of records that some root needs: damage may have made them so.
+
+        A root's bitmap names the copy of its time. While it does, the copy that healed it has to stay.
+        """
+        found = BitMap64()
+        for pack in packs_of(numbers):
+            directory = self._store.directory(pack)
+            rows = live_rows(numbers, pack, len(directory))
+            for position in np.flatnonzero(rows).tolist():
+                number = number_of(pack, position)
+                copies = self._store.copies(directory.id_at(position))
+                if len(copies) > 1 and any(copy.number < number and copy.number in kept for copy in copies):
+                    found.add(number)
+        if found:
+            log.info("collect.healing_kept", extra={"records": len(found)})
+        return found
 
     def _newly_kept(self, known: set[SnapshotId]) -> BitMap64:
         """What roots need that came since `known` was all there were; under the snapshots' lock."""

@@ -79,6 +79,7 @@ class IntentFile:
             return Intent()
         if intent.is_empty:
             return intent
+        self.write(intent)  # a process that was killed may not have come to its sync
         highest = max(list_packs(self._volume), default=PackIndex(0))
         for pack in intent.unlinks:
             remove_pack(self._volume, pack, keep_header=pack == highest)

@@ -19,7 +19,7 @@ class Progress(Protocol):
         ...
 
     def advance(self, done_bytes: int, done_files: int) -> None:
-        """This much more is done."""
+        """This much more is done. May raise InterruptedByUserError: call it where it is safe to end."""
         ...
 
     def finish(self) -> None:

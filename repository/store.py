@@ -240,6 +240,10 @@ class RecordStore:
         records = {item: self.read(ids[item]) for item in sorted(range(len(ids)), key=numbers.__getitem__)}
         return [records[item] for item in range(len(ids))]
 
+    def copies(self, record_id: RecordId) -> list[Place]:
+        """Every place where a record with this id lies: more than one where damage was healed by a later put."""
+        return self._index.candidates(record_id)
+
     def locate(self, ids: Sequence[RecordId]) -> list[Place | None]:
         """Where each record lies; None where it is in no pack. Reads no record."""
         return self._index.find(ids, to_share=False)

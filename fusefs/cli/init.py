@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+from fusefs.cli.interrupts import INTERRUPTS
 from fusefs.cli.output import print_json, print_line
 from repository.errors import EXIT_DONE
 from repository.repo import Repository
@@ -13,7 +14,10 @@ from repository.units import format_size
 def run(args: argparse.Namespace) -> int:
     """Make a repository."""
     path = Path(os.path.abspath(args.repo))
-    config = Repository.init(path, reserve_bytes=args.reserve, headspace_bytes=args.headspace, quota_bytes=args.quota)
+    with INTERRUPTS.deferred():
+        config = Repository.init(
+            path, reserve_bytes=args.reserve, headspace_bytes=args.headspace, quota_bytes=args.quota
+        )
     if args.json:
         print_json(
             {

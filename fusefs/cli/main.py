@@ -6,15 +6,14 @@ import logging
 import logging.handlers
 import os
 import resource
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Final, Protocol
 
 from fusefs.cli.arguments import build_parser
+from fusefs.cli.interrupts import INTERRUPTS
 from repository.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, BallastError, InterruptedByUserError
 
 _log = logging.getLogger(__name__)
@@ -40,9 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _start_logging()
     _raise_open_files()
     try:
-        with_signals = args.module not in ("mount", "umount")  # they watch signals themselves
-        if with_signals:
-            _watch_signals()
+        if args.module != "mount":  # it watches signals itself
+            INTERRUPTS.watch()
         code = _load(str(args.module)).run(args)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -107,18 +105,6 @@ def _raise_open_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (OSError, ValueError) as error:
             _log.info("cli.open_files", extra={"error": str(error)})
-
-
-def _watch_signals() -> None:
-    """SIGINT and SIGTERM end the command in order; once that has begun, further ones change nothing."""
-
-    def interrupted(number: int, _: FrameType | None) -> None:
-        for ending in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(ending, signal.SIG_IGN)
-        raise InterruptedByUserError(f"Interrupted ({signal.Signals(number).name}).")
-
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, interrupted)
 
 
 def _crashed(error: Exception, args: argparse.Namespace) -> str:

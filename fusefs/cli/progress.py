@@ -6,6 +6,7 @@ import threading
 import time
 from typing import Final, TextIO
 
+from fusefs.cli.interrupts import INTERRUPTS
 from fusefs.cli.output import counted, shown
 from repository.units import format_size
 
@@ -47,7 +48,8 @@ class Console:
             self._drawn_s = 0.0
 
     def advance(self, done_bytes: int, done_files: int) -> None:
-        """This much more is done."""
+        """This much more is done. A safe place to end: raises InterruptedByUserError where a signal came."""
+        INTERRUPTS.check()
         with self._lock:
             self._done_bytes += done_bytes
             self._done_files += done_files

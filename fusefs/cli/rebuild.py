@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+from fusefs.cli.interrupts import INTERRUPTS
 from fusefs.cli.output import print_json, print_line
 from fusefs.cli.progress import Console
 from repository.errors import EXIT_DONE
@@ -16,7 +17,8 @@ def run(args: argparse.Namespace) -> int:
     """Make the caches again, and what the catalog lost, from the packs alone."""
     console = Console()
     try:
-        report = rebuild(Volume(Path(os.path.abspath(args.repo))), SystemClock(), console)
+        with INTERRUPTS.deferred():
+            report = rebuild(Volume(Path(os.path.abspath(args.repo))), SystemClock(), console)
     finally:
         console.close()
     if args.json:

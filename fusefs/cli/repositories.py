@@ -1,10 +1,12 @@
 """Opening repositories for commands, and changing one that is mounted through its mount."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fusefs.cli.interrupts import INTERRUPTS
 from fusefs.cli.output import Json, utc_time
 from fusefs.wire import Json as WireJson
 from repository.errors import LockedError
@@ -20,15 +22,19 @@ def reading(repo: str) -> Repository:
     return Repository.open(Path(os.path.abspath(repo)), writable=False)
 
 
-def writing(repo: str) -> Repository:
-    """The repository at `repo`, for writing. Raises LockedError."""
-    return Repository.open(Path(os.path.abspath(repo)), writable=True)
+@contextmanager
+def writing(repo: str) -> Iterator[Repository]:
+    """The repository at `repo`, open for writing inside; signals wait for a safe place. Raises LockedError."""
+    with INTERRUPTS.deferred(), Repository.open(Path(os.path.abspath(repo)), writable=True) as opened:
+        yield opened
 
 
-def writing_unmounted(repo: str) -> Repository:
+@contextmanager
+def writing_unmounted(repo: str) -> Iterator[Repository]:
     """As `writing`, for what a mount does not do for others: where one holds the lock, the error says what to do."""
     try:
-        return writing(repo)
+        with writing(repo) as opened:
+            yield opened
     except LockedError:
         holder = current_holder(Volume(Path(os.path.abspath(repo))))
         if holder is None or holder.mountpoint is None:
@@ -57,7 +63,8 @@ class Change:
 def carry_out(repo: str, changes: Sequence[Change]) -> list[Fields]:
     """Carry out all changes in their order: here, or, where a mount holds the lock, there; their answers."""
     try:
-        opened = writing(repo)
+        with writing(repo) as opened:
+            return [change.here(opened) for change in changes]
     except LockedError as locked:
         from fusefs import control  # late: it brings trio along
 
@@ -65,8 +72,6 @@ def carry_out(repo: str, changes: Sequence[Change]) -> list[Fields]:
             return [control.request(os.path.abspath(repo), change.verb, change.fields) for change in changes]
         except control.NotMountedError:
             raise locked from None
-    with opened:
-        return [change.here(opened) for change in changes]
 
 
 def told(slot: Slot) -> Fields:

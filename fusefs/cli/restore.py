@@ -3,6 +3,7 @@
 import argparse
 import os
 
+from fusefs.cli.interrupts import INTERRUPTS
 from fusefs.cli.output import counted, print_json, print_line
 from fusefs.cli.progress import Console
 from fusefs.cli.repositories import reading
@@ -21,7 +22,8 @@ def run(args: argparse.Namespace) -> int:
         what = locate(repo, args.snapshot)
         destination = os.fsencode(os.path.abspath(args.destination))
         try:
-            counts = restore(repo, what, destination, when_there, notices=console, progress=console)
+            with INTERRUPTS.deferred():
+                counts = restore(repo, what, destination, when_there, notices=console, progress=console)
         finally:
             console.close()
     if args.json:

@@ -9,7 +9,7 @@ from repository.bitmaps import BitmapReader
 from repository.errors import BallastError, DamagedError
 from repository.format.catalog import Head, Slot, SlotState
 from repository.format.record import Record
-from repository.ids import NO_ID, RecordId
+from repository.ids import NO_ID, RecordId, RecordNumber, pack_of, position_of
 from repository.reach import ReachCounter, split_references
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 BATCH: Final = 64
 """Records read in one call: a few MiB of tree segments."""
+HEALED_MAX: Final = 10_000
+"""Records looked at for an earlier copy; a bitmap that lacks more is wrong anyhow."""
 PLACES_MAX: Final = 20
 """Damaged records named for one snapshot; the rest are counted."""
 
@@ -71,6 +73,7 @@ class TreeCheck:
             self._findings.warning(_name(root), f"its bitmap cannot be read, a collection walks it: {error}")
             return
         missing = needed - bitmap.numbers - BitMap64((root.manifest_number,))
+        missing -= self._healed(missing, bitmap.numbers)
         if missing:
             self._findings.error(
                 _name(root),
@@ -78,6 +81,16 @@ class TreeCheck:
             )
         elif root.exact and len(bitmap.numbers) > len(needed | BitMap64((root.manifest_number,))):
             self._findings.warning(_name(root), "its bitmap holds more than it needs, and says that it is exact")
+
+    def _healed(self, missing: BitMap64, numbers: BitMap64) -> BitMap64:
+        """Those of `missing` of which `numbers` has an earlier copy: collections keep them along with it."""
+        found = BitMap64()
+        for number in list(missing)[:HEALED_MAX]:
+            pack, position = pack_of(RecordNumber(number)), position_of(RecordNumber(number))
+            copies = self._store.copies(self._store.directory(pack).id_at(position))
+            if any(copy.number < number and copy.number in numbers for copy in copies):
+                found.add(number)
+        return found
 
     def _name_damage(self, root: Slot | Head) -> None:
         """Walk past what cannot be read, and name each place."""

@@ -7,7 +7,7 @@ are divided), and an unchanged directory is never written at all.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final, NamedTuple, Protocol
@@ -25,6 +25,7 @@ from repository.create.events import (
 )
 from repository.create.ingest import Ingest
 from repository.create.scan import Scanner
+from repository.create.source import Directory
 from repository.format.inode import DirRef, Inode, NodeKind, Totals
 from repository.ids import FileId, RecordId
 from repository.notices import Notices
@@ -46,6 +47,9 @@ FLUSH_LINKS: Final = 65_536
 """Hard-linked inodes held in memory, about 40 MB, before the links table is written."""
 
 
+ReadBatch = Callable[[Sequence[FileTask]], list[Outcome]]
+
+
 class TreeSink(Protocol):
     """Writes directories and links tables."""
 
@@ -62,19 +66,44 @@ class Built(NamedTuple):
 
 
 class _Batch:
-    """Tasks that travel together, and their outcomes once they are back."""
+    """Tasks that travel together, and their outcomes once they are back. Holds their directories open."""
 
-    __slots__ = ("_future", "_outcomes", "directories", "nbytes", "tasks")
+    __slots__ = ("_directories", "_future", "_outcomes", "nbytes", "tasks")
 
     def __init__(self) -> None:
         self.tasks: list[FileTask] = []
         self.nbytes = 0
-        self.directories = 0
+        self._directories: list[Directory] = []
         self._future: Future[list[Outcome]] | None = None
         self._outcomes: list[Outcome] = []
 
-    def send(self, pool: ThreadPoolExecutor, read: Callable[[list[FileTask]], list[Outcome]]) -> None:
-        self._future = pool.submit(read, self.tasks)
+    def add(self, task: FileTask) -> None:
+        """Take a task along; the scanner still has its directory open."""
+        if not self.tasks or self.tasks[-1].directory is not task.directory:
+            self._directories.append(task.directory.hold())
+        self.tasks.append(task)
+        self.nbytes += task.size_bytes
+
+    @property
+    def full(self) -> bool:
+        return (
+            len(self.tasks) >= BATCH_FILES or self.nbytes >= BATCH_BYTES or len(self._directories) >= BATCH_DIRECTORIES
+        )
+
+    def send(self, pool: ThreadPoolExecutor, read: ReadBatch) -> None:
+        """Have it read by a worker."""
+        self._future = pool.submit(self._run, read)
+
+    def _run(self, read: ReadBatch) -> list[Outcome]:
+        try:
+            return read(self.tasks)
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        for directory in self._directories:
+            directory.release()
+        self._directories.clear()
 
     @property
     def sent(self) -> bool:
@@ -90,8 +119,7 @@ class _Batch:
     def abandon(self) -> None:
         """Give up what no worker has begun."""
         if self._future is None or self._future.cancel():
-            for task in self.tasks:
-                task.directory.release()
+            self._release()
 
 
 class _Waiting(NamedTuple):
@@ -160,12 +188,9 @@ class Builder:
             self._waiting.append(_Waiting(event, None, 0))
             return
         batch = self._batch
-        if not batch.tasks or batch.tasks[-1].directory is not event.task.directory:
-            batch.directories += 1
         self._waiting.append(_Waiting(event, batch, len(batch.tasks)))
-        batch.tasks.append(event.task)
-        batch.nbytes += event.task.size_bytes
-        if len(batch.tasks) >= BATCH_FILES or batch.nbytes >= BATCH_BYTES or batch.directories >= BATCH_DIRECTORIES:
+        batch.add(event.task)
+        if batch.full:
             self._send()
 
     def _send(self) -> None:
@@ -258,14 +283,13 @@ class Builder:
             self._change(frame.parent, frame.name, inode)
 
     def _tell_unchanged(self) -> None:
-        """Bring the progress up to date with what needed no reading."""
+        """Bring the progress up to date with what needed no reading; also a place where it may end the work."""
         counts = self._scanner.counts
         files = counts.unchanged_files - self._told_files
         nbytes = counts.unchanged_bytes - self._told_bytes
-        if files:
-            self._progress.advance(nbytes, files)
-            self._told_files += files
-            self._told_bytes += nbytes
+        self._told_files += files
+        self._told_bytes += nbytes
+        self._progress.advance(nbytes, files)
 
 
 def _with_identity(base: Inode, inode: Inode) -> Inode:

@@ -28,7 +28,7 @@ class Frame:
 
 @dataclass(slots=True)
 class FileTask:
-    """A regular file whose bytes must be read. `directory` is held until the task is done."""
+    """A regular file whose bytes must be read. Whoever queues it holds `directory` until that is done."""
 
     directory: Directory
     name: bytes

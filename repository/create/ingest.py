@@ -109,19 +109,15 @@ class Ingest:
         """One outcome per task, in order. Errors of the store are raised, those of single files are outcomes."""
         outcomes: list[Outcome | None] = [None] * len(tasks)
         whole: list[tuple[int, _Whole]] = []
-        try:
-            for row, task in enumerate(tasks):
-                try:
-                    read = self._read_whole(task)
-                    if read is None:
-                        outcomes[row] = self._read_large(task)
-                    else:
-                        whole.append((row, read))
-                except SourceError as error:
-                    outcomes[row] = Outcome(None, "" if error.vanished else str(error), 0)
-        finally:
-            for task in tasks:
-                task.directory.release()
+        for row, task in enumerate(tasks):
+            try:
+                read = self._read_whole(task)
+                if read is None:
+                    outcomes[row] = self._read_large(task)
+                else:
+                    whole.append((row, read))
+            except SourceError as error:
+                outcomes[row] = Outcome(None, "" if error.vanished else str(error), 0)
         if whole:
             payloads = [piece for _, read in whole for piece in read.pieces]
             stored = self._store.put(RecordKind.CHUNK, payloads, self._lease) if payloads else []

@@ -236,7 +236,7 @@ class Scanner:
                 self.counts.unchanged_files += 1
                 self.counts.unchanged_bytes += base.size
             elif stat.S_ISREG(found.st_mode):
-                task = FileTask(directory.hold(), name, self._ids.fresh(), found.st_size)
+                task = FileTask(directory, name, self._ids.fresh(), found.st_size)
                 self.events.append(FileFound(level.frame, name, task, linked=False, base=base))
             else:
                 self.events.append(NodeFound(level.frame, name, self._special(directory, name, found)))
@@ -307,7 +307,7 @@ class Scanner:
                 return base.file_id, known
         if stat.S_ISREG(found.st_mode):
             file_id = self._ids.fresh()
-            return file_id, FileTask(directory.hold(), name, file_id, found.st_size)
+            return file_id, FileTask(directory, name, file_id, found.st_size)
         inode = self._special(directory, name, found)
         return inode.file_id, inode
 

@@ -63,11 +63,12 @@ class SegmentKeeper:
                 _log.warning("index.segment_discarded", extra={"path": segment_path(sequence), "reason": str(error)})
                 self._remove(sequence, writable=writable)
                 continue
-            news = [item for item in segment.covered if item.pack not in covered]
-            if not news:
+            if any(item.pack in covered for item in segment.covered):
+                # A crash came between a merge and the removal of what was merged. Its rows may name records that
+                # were punched since, and only one segment's stamp can vouch for a pack.
                 self._remove(sequence, writable=writable)
                 continue
-            covered.update({item.pack: item for item in news})
+            covered.update({item.pack: item for item in segment.covered})
             segments.append(segment)
         self._index.segments = tuple(segments)
         return covered

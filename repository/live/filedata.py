@@ -62,11 +62,34 @@ class Run:
         self.parts.append(part)
         self.end += len(part)
 
+    def split(self, nbytes: int) -> "Run | None":
+        """Keeps at least `nbytes` of the written parts; the others come back as a run of their own. Copies nothing."""
+        kept = 0
+        for index, part in enumerate(self.parts):
+            if kept >= nbytes:
+                rest = Run(self.start + kept, part)
+                for other in self.parts[index + 1 :]:
+                    rest.append(other)
+                del self.parts[index:]
+                self.end = self.start + kept
+                return rest
+            kept += len(part)
+        return None
+
     def joined(self) -> Bytes:
         """All bytes as one buffer; remembered, so that asking again copies nothing."""
         if len(self.parts) != 1:
             self.parts = [b"".join(self.parts)]
         return self.parts[0]
+
+    def gather(self, buffer: bytearray) -> memoryview:
+        """All bytes, copied into `buffer`, which is long enough; a view of just them."""
+        view = memoryview(buffer)
+        at = 0
+        for part in self.parts:
+            view[at : at + len(part)] = part
+            at += len(part)
+        return view[:at]
 
     def patch(self, offset: int, part: Bytes) -> None:
         """Overwrites bytes inside this run; the caller knows that they lie inside."""
@@ -180,6 +203,7 @@ class FileData:
         """The store has answered for `flight` (the oldest one): its pieces become part of the file."""
         assert flight.pieces is not None
         self.flights.remove(flight)
+        flight.data = b""  # the journal needs only the pieces, and may be seconds away
         for piece in flight.pieces:
             if piece.start < flight.limit:
                 self.place(piece if piece.end <= flight.limit else piece.clip(piece.start, flight.limit))

@@ -61,6 +61,8 @@ class LiveTree:
         self.with_runs: dict[FileId, Node] = {}
         """Nodes that hold written bytes in memory."""
         self.run_bytes = 0
+        self.buffers: list[bytearray] = []
+        """Large buffers for jobs, to be used again: the first touch of memory costs more than chunking it."""
         self.changes = 0
         """Counts changes; never reset. Equal values mean: nothing happened in between."""
         self._directories: dict[FileId, Inode] = {}

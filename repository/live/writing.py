@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from repository.chunker import Chunker, is_zero
 from repository.format.record import RecordKind, Stored
-from repository.ids import FileId, RecordId
+from repository.ids import FileId
 from repository.leases import Lease
 from repository.ledger import Claim
 from repository.live.attributes import drop_privileges
@@ -23,12 +23,10 @@ from repository.units import MIB
 STREAM_RUN_BYTES: Final = 2 * MIB
 """A run at least this long is taken for a stream: it is cut at content-defined borders, and its tail stays for the
 bytes that follow. Twice the largest chunk, so that at least one border lies in it."""
-JOB_BYTES_MAX: Final = 8 * MIB
-"""Bytes in one job: enough that a hand-over to a thread costs nothing beside it, small enough to pipeline."""
+JOB_BYTES_MAX: Final = 4 * MIB
+"""Bytes in one job, or little more: a hand-over to a thread costs nothing beside it, and several are under way."""
 JOB_RUNS_MAX: Final = 2_048
 """Runs in one job: bounds the work that happens at once on the event loop when it lands."""
-PUT_BATCH_BYTES: Final = 4 * MIB
-"""Plain bytes in one put, so that compressed copies of a large job do not all exist at once."""
 
 
 class ChunkStore(Protocol):
@@ -39,11 +37,23 @@ class ChunkStore(Protocol):
     ) -> list[Stored]: ...
 
 
+GATHER_MIN_BYTES: Final = 1 * MIB
+"""Runs from this length on are copied into a buffer that is used again; smaller ones into fresh memory."""
+BUFFER_BYTES: Final = JOB_BYTES_MAX + 1 * MIB
+"""A run is taken in whole writes, of at most 1 MiB each."""
+BUFFERS_MAX: Final = 8
+"""Buffers kept: as many as jobs are usually under way, with their successors."""
+
+
 @dataclass(slots=True)
 class Job:
-    """Flights on their way into the store, oldest first; `data_bytes` and `runs` are what their claims were for."""
+    """Flights on their way into the store, oldest first; `data_bytes` and `runs` are what their claims were for.
+
+    `buffers` hold the bytes of long runs until the job has landed.
+    """
 
     flights: list[tuple[Node, Flight]] = field(default_factory=list)
+    buffers: list[bytearray] = field(default_factory=list)
     data_bytes: int = 0
     runs: int = 0
 
@@ -96,25 +106,42 @@ def _take_from(tree: LiveTree, job: Job, node: Node, chunker: Chunker, *, whole:
     assert data is not None
     left: list[Run] = []
     for run in data.runs:
-        length = run.end - run.start
-        if _is_full(job) or (not whole and length < STREAM_RUN_BYTES):
+        if _is_full(job) or (not whole and run.end - run.start < STREAM_RUN_BYTES):
             left.append(run)
             continue
-        buffer = run.joined()
-        if not whole:
-            whole_chunks = sum(chunker.lengths(buffer, final=False))
-            if not whole_chunks:
-                left.append(run)
-                continue
-            if whole_chunks < length:
-                left.append(Run(run.start + whole_chunks, bytes(memoryview(buffer)[whole_chunks:])))
-            buffer = memoryview(buffer)[:whole_chunks]
-        job.flights.append((node, data.launch(run.start, buffer)))
-        job.data_bytes += len(buffer)
-        job.runs += 1
+        rest = run.split(JOB_BYTES_MAX)
+        buffer = _gathered(tree, job, run)
+        if not whole or rest is not None:
+            length = sum(chunker.lengths(buffer, final=False))
+            tail = memoryview(buffer)[length:]
+            if len(tail):
+                rest = _in_front(Run(run.start + length, bytes(tail)), rest)
+            buffer = memoryview(buffer)[:length]
+        if rest is not None:
+            left.append(rest)
+        if len(buffer):
+            job.flights.append((node, data.launch(run.start, buffer)))
+            job.data_bytes += len(buffer)
+            job.runs += 1
     data.runs = left
     if not left:
         tree.with_runs.pop(node.file_id, None)
+
+
+def _gathered(tree: LiveTree, job: Job, run: Run) -> Bytes:
+    length = run.end - run.start
+    if len(run.parts) == 1 or not GATHER_MIN_BYTES <= length <= BUFFER_BYTES:
+        return run.joined()
+    buffer = tree.buffers.pop() if tree.buffers else bytearray(BUFFER_BYTES)
+    job.buffers.append(buffer)
+    return run.gather(buffer)
+
+
+def _in_front(run: Run, rest: Run | None) -> Run:
+    """`run`, continued by the parts of `rest`."""
+    for part in () if rest is None else rest.parts:
+        run.append(part)
+    return run
 
 
 def run_job(
@@ -127,8 +154,6 @@ def run_job(
     wanted: list[tuple[int, int, int]] = []
     payloads: list[Bytes] = []
     answers: list[list[Piece]] = [[] for _ in job.flights]
-    stored: list[RecordId] = []
-    waiting = 0
     for index, (_, flight) in enumerate(job.flights):
         view = memoryview(flight.data)
         start = 0
@@ -141,15 +166,10 @@ def run_job(
             else:
                 wanted.append((index, first, flight.start + end))
                 payloads.append(part)
-                waiting += len(part)
-                if waiting >= PUT_BATCH_BYTES:
-                    stored += [answer.id for answer in store.put(RecordKind.CHUNK, payloads, lease, claim)]
-                    payloads, waiting = [], 0
             start = end
-    if payloads:
-        stored += [answer.id for answer in store.put(RecordKind.CHUNK, payloads, lease, claim)]
-    for (index, first, last), chunk in zip(wanted, stored, strict=True):
-        answers[index].append(Piece(first, last, chunk, 0))
+    stored = store.put(RecordKind.CHUNK, payloads, lease, claim) if payloads else []
+    for (index, first, last), answer in zip(wanted, stored, strict=True):
+        answers[index].append(Piece(first, last, answer.id, 0))
     return [tuple(sorted(pieces)) if len(pieces) > 1 else tuple(pieces) for pieces in answers]
 
 
@@ -164,3 +184,4 @@ def land(tree: LiveTree, job: Job, answers: list[tuple[Piece, ...]]) -> None:
         assert node.data is not None
         node.data.land(flight)
     tree.run_bytes -= job.data_bytes
+    tree.buffers += job.buffers[: BUFFERS_MAX - len(tree.buffers)]

@@ -20,6 +20,7 @@ from repository.format.pack import (
     Stream,
     decode_pack_header,
     encode_pack_header,
+    pack_directory_path,
     pack_index_of,
     pack_path,
 )
@@ -99,6 +100,8 @@ class PackLoader:
                 if sealed:
                     _log.warning("pack.directory_damaged", extra={"pack": pack})
                 verify = seal and not sealed
+                if verify:
+                    self._make_durable(handle, pack)
                 scan = scan_pack(handle, self._codec, pack, written_ns=written_ns, verify_payloads=verify)
                 directory = scan.directory
                 if scan.unreadable:
@@ -149,6 +152,12 @@ class PackLoader:
             return False
         _log.info("pack.sealed_after_crash", extra={"pack": directory.pack, "records": len(directory)})
         return True
+
+    def _make_durable(self, handle: FileHandle, pack: PackIndex) -> None:
+        """What a killed process left is only in the page cache, perhaps; records that are shared from now on must not
+        rest on that."""
+        handle.fdatasync()
+        self._volume.fsync_dir(pack_directory_path(pack))
 
     def _mend_header(self, handle: FileHandle, head: _Head, pack: PackIndex) -> None:
         """A header that was never durable is written anew; marked as punched, for nobody knows that it was not."""

@@ -305,7 +305,12 @@ class PackWriter:
         with self._state:
             directory = pack.directory()
             pack.dirty = False
+            name = pack_directory_path(pack.pack)
+            name_is_new = name in self._unsynced_dirs
+            self._unsynced_dirs.discard(name)
         try:
+            if name_is_new:  # whoever finds the pack sealed takes it for durable
+                self._volume.fsync_dir(name)
             seal_file(pack.handle, self._codec, directory, pack.end_offset, self._config.seed)
             pack.handle.fdatasync()
         except BallastError as error:

@@ -59,20 +59,26 @@ class FileWriter:
         """Make running batches give up at the next window."""
         self._stopped.set()
 
+    def pulse(self) -> None:
+        """Nothing more is done, but the progress may want to end the work here."""
+        self._progress.advance(0, 0)
+
     def write_batch(self, tasks: Sequence[WriteTask]) -> list[bool]:
         """Whether each file was written whole; those that were not have been told about."""
         small = [task for task in tasks if isinstance(task.inode.extents, tuple) and task.inode.size <= WINDOW_BYTES]
         chunks: Chunks | None
-        try:
-            chunks = self._chunks(extent for task in small for extent in _direct(task.inode))
-        except DamagedError:
-            chunks = None
         done: list[bool] = []
+        begun = 0
         try:
+            try:
+                chunks = self._chunks(extent for task in small for extent in _direct(task.inode))
+            except DamagedError:
+                chunks = None
             for task in tasks:
+                begun += 1
                 done.append(self._write(task, chunks))
         finally:
-            for task in tasks[len(done) :]:
+            for task in tasks[begun:]:
                 self._release(task)
         return done
 

@@ -120,6 +120,7 @@ class Restorer:
                 if entry is None:
                     stack.pop()
                     self._release(directory)
+                    self._writer.pulse()
                     continue
                 child = self._entry(directory, entry, names)
                 if child is not None:

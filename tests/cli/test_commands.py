@@ -7,13 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
-from fusefs.cli.main import main
 from repository.lock import WriteLock
 from repository.storage.calls import SystemClock
 from repository.storage.volume import Volume
@@ -22,29 +20,12 @@ Json = dict[str, object]
 
 
 class Run(Protocol):
-    """Runs a command: exit code, standard output, standard error."""
+    """The fixture `run`: exit code, standard output, standard error."""
 
     def __call__(self, *words: object) -> tuple[int, str, str]: ...
 
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    """Runs a command in this process: exit code, standard output, standard error."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def call(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        shown = capsys.readouterr()
-        assert "Traceback" not in shown.err
-        return code, shown.out, shown.err
-
-    yield call
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -175,6 +175,7 @@ def test_a_pinned_snapshot_is_busy(mounted: Mounting) -> None:
     for change in (
         (mounted.snapshots / "kept").rmdir,
         lambda: (mounted.snapshots / "kept").rename(mounted.trash / "kept"),
+        lambda: (mounted.snapshots / "kept").rename(mounted.snapshots / "other"),
     ):
         with pytest.raises(OSError) as caught:
             change()

@@ -260,3 +260,34 @@ def test_events_are_kept(path: Path, clock: SetClock) -> None:
     with Repository.open(path, writable=False, clock=clock) as repository:
         names = [event.name for event in repository.events.events()]
     assert names == ["snapshot.deleted", "collect.done"]
+
+
+@pytest.mark.logs("record.damaged")
+def test_the_copy_that_healed_a_snapshot_outlives_its_own(path: Path, clock: SetClock) -> None:
+    """'old' names a chunk whose bytes rot; 'new' stores them again and is deleted: the good copy has to stay."""
+    files = {"f": noise(5, 40 * KIB)}
+    with open_for_writing(path, clock) as repository:
+        old = publish(repository, files, "old")
+        publish(repository, many(1), "other")
+        repository.gc()
+        inode = next(iter(repository.reader.scan(repository.root(old).directory))).inode
+        assert isinstance(inode.extents, tuple)
+        chunk = inode.extents[0].chunk
+        place = repository.store.locate([chunk])[0]
+        assert place is not None
+    with (path / pack_path(pack_of(place.number))).open("r+b") as file:
+        file.seek(place.offset + 5000)
+        file.write(b"rot")
+    with open_for_writing(path, clock) as repository:
+        with pytest.raises(DamagedError):
+            read_files(repository, old)
+        publish(repository, files | many(2, count=2), "new")
+        assert read_files(repository, old) == files
+        assert len(repository.store.copies(chunk)) == 2
+        repository.delete(repository.find("new"))
+        assert repository.gc(safety=Safety.NONE).freed_bytes > 200 * KIB
+        assert read_files(repository, old) == files
+        assert repository.check().findings == ()
+    with open_for_writing(path, clock) as repository:
+        repository.gc(safety=Safety.NONE)
+        assert read_files(repository, old) == files

@@ -2,7 +2,10 @@
 
 import errno
 import os
+import resource
+import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -414,8 +417,10 @@ def test_a_parent_that_cannot_be_read_is_done_without(
     monkeypatch.setattr(repo.reader, "scan", scan)
     assert created.parent is None and created.changed_files == 1
     assert told.notes == [
-        f"The snapshot before this one ('{first.slot.name}') cannot be read (record 17 is damaged): "
-        "every file is read again."
+        (
+            f"The snapshot before this one ('{first.slot.name}') cannot be read (record 17 is damaged): "
+            "every file is read again."
+        )
     ]
 
 
@@ -439,3 +444,38 @@ def test_an_empty_directory_and_empty_files(repo: Repository, files: Path) -> No
     inode = stored_inode(repo, created.slot, files / "empty")
     assert inode is not None and (inode.size, inode.extents) == (0, ())
     assert names_in(repo, created.slot, files / "nothing") == []
+
+
+@pytest.mark.mount
+def test_other_file_systems_are_empty_directories_unless_named(repo: Repository, files: Path) -> None:
+    (files / "other").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(files / "other")], check=True)
+    try:
+        (files / "other" / "in").write_bytes(b"x")
+        os.chmod(files / "other", 0o711)
+        created, _ = store(repo, files, one_file_system=True)
+        inode = stored_inode(repo, created.slot, files / "other")
+        assert inode is not None and inode.mode == 0o711 and names_in(repo, created.slot, files / "other") == []
+        created, _ = store(repo, files, files / "other", one_file_system=True)
+        assert names_in(repo, created.slot, files / "other") == ["in"]
+        created, _ = store(repo, files)
+        assert names_in(repo, created.slot, files / "other") == ["in"]
+    finally:
+        subprocess.run(["umount", str(files / "other")], check=True)
+
+
+def test_a_deep_tree(repo: Repository, files: Path, tmp_path: Path) -> None:
+    """Deeper than a path may be long, and than Python calls may be nested."""
+    at = os.open(files, os.O_RDONLY)
+    for _ in range(600):
+        os.mkdir("a-directory", dir_fd=at)
+        below = os.open("a-directory", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    created, told = store(repo, files)
+    assert told.problems == [] and created.counts.directories == 600 + len(files.parts)
+    again, _ = store(repo, files)
+    assert again.stored_bytes == 0
+    shutil.rmtree(files)

@@ -55,6 +55,15 @@ def test_numbers_of_64_bits_and_many_references_fit() -> None:
     assert table.place(number) is None
 
 
+def test_a_directory_in_use_stays_young_with_all_above_it() -> None:
+    table = PlaceTable(places_max=16)
+    for number in range(1, 18):
+        table.seen(InodeNumber(number), Row(InodeNumber(number - 1), row(1).content, row(1).attrs), 0)
+    table.used(3)
+    assert [number for number, _ in table.overdue()] == [4, 5]
+    table.used(99)
+
+
 def test_the_oldest_are_named_in_turn_once_there_are_too_many() -> None:
     table = PlaceTable(places_max=16)
     for number in range(1, 17):

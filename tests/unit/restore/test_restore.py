@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repository.errors import MissingRecordError, NameTakenError, NoSpaceError, NoSuchSnapshotError
+from repository.errors import (
+    InterruptedByUserError,
+    MissingRecordError,
+    NameTakenError,
+    NoSpaceError,
+    NoSuchSnapshotError,
+)
 from repository.format.inode import DirRef, Entry, Inode, NodeKind
 from repository.format.record import Record
 from repository.ids import FileId
@@ -268,8 +274,65 @@ def test_a_full_destination_ends_it_and_leaves_no_half_file(
     monkeypatch.setattr("repository.restore.target.os.pwrite", full)
     with pytest.raises(NoSpaceError):
         put_back(repo, f"{created.slot.name}:{files}", tmp_path / "out")
+    assert still_open(tmp_path / "out") == []
     names = os.listdir(tmp_path / "out")
     assert len(names) == 3 and not any(os.fsencode(name).startswith(TEMPORARY_PREFIX) for name in names)
+
+
+def still_open(*roots: Path) -> list[str]:
+    """Descriptors of this process that lead below `roots`."""
+    opened = [os.readlink(link.path) for link in os.scandir("/proc/self/fd") if os.path.lexists(link.path)]
+    return [path for path in opened if path.startswith(tuple(map(str, roots)))]
+
+
+@pytest.mark.parametrize("after", [1, 7, 40])
+def test_an_interrupted_restore_leaves_whole_files_and_nothing_open(
+    repo: Repository, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    for number in range(12):
+        (files / f"d{number}").mkdir()
+        for name in ("a", "b", "c"):
+            (files / f"d{number}" / name).write_bytes(os.urandom(1000))
+    created, _ = store(repo, files)
+    left = [after]
+
+    def advance(self: Told, done_bytes: int, done_files: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise InterruptedByUserError("Interrupted.")
+
+    monkeypatch.setattr(Told, "advance", advance)
+    with pytest.raises(InterruptedByUserError):
+        put_back(repo, f"{created.slot.name}:{files}", tmp_path / "out")
+    assert still_open(files, tmp_path / "out") == []
+    for directory, _, names in os.walk(tmp_path / "out"):
+        for name in names:
+            assert not name.startswith(".ballast")
+            original = files / Path(directory).name / name
+            assert Path(directory, name).read_bytes() == original.read_bytes()
+
+
+@pytest.mark.parametrize("after", [0, 7, 20])
+def test_an_interrupted_create_leaves_nothing_open(
+    repo: Repository, files: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    monkeypatch.setattr("repository.create.builder.BATCH_FILES", 5)
+    for number in range(12):
+        (files / f"d{number}").mkdir()
+        for name in ("a", "b", "c"):
+            (files / f"d{number}" / name).write_bytes(os.urandom(1000))
+    left = [after]
+
+    def advance(self: Told, done_bytes: int, done_files: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise InterruptedByUserError("Interrupted.")
+
+    monkeypatch.setattr(Told, "advance", advance)
+    with pytest.raises(InterruptedByUserError):
+        store(repo, files)
+    assert still_open(files) == []
+    assert repo.listed() == []
 
 
 def test_descriptors_are_all_closed(repo: Repository, files: Path, tmp_path: Path) -> None:
@@ -279,8 +342,7 @@ def test_descriptors_are_all_closed(repo: Repository, files: Path, tmp_path: Pat
     created, _ = store(repo, files)
     store(repo, files)
     put_back(repo, f"{created.slot.name}:{files}", tmp_path / "out")
-    opened = {os.readlink(link.path) for link in os.scandir("/proc/self/fd") if os.path.lexists(link.path)}
-    assert [path for path in opened if path.startswith((str(files), str(tmp_path / "out")))] == []
+    assert still_open(files, tmp_path / "out") == []
 
 
 def test_large_files_are_written_in_windows(
