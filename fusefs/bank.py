@@ -60,10 +60,13 @@ class Bank:
         self.taken -= cost
         return self._claims.split(self._claim, cost)
 
-    def rest(self) -> None:
-        """Nothing is pending: what overwriting in memory saved is free again."""
-        self._left += self.taken
-        self.taken = 0
+    def settle(self, needed: int) -> None:
+        """At most `needed` of what was taken will be split off: what overwriting in memory saved is free again."""
+        surplus = self.taken - needed
+        if surplus <= 0:
+            return
+        self._left += surplus
+        self.taken = needed
         if self._claim is not None and self._left > 2 * self._step_bytes:
             self._claims.forfeit(self._claims.split(self._claim, self._left - self._step_bytes))
             self._left = self._step_bytes

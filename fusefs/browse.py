@@ -214,6 +214,10 @@ class Browse:
             case _:
                 pass
 
+    def open_directories(self) -> list[int]:
+        """Numbers of the snapshots' directories that somebody has open."""
+        return [handle.number for handle in self._handles if isinstance(handle, TreeHandle)]
+
     # snapshots by directory operations
 
     async def mkdir(self, parent: int, name: bytes) -> pyfuse3.EntryAttributes:

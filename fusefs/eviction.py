@@ -5,12 +5,13 @@ Never on the loop thread: the kernel may answer only after a request that is wai
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import pyfuse3
 import trio
 
+from fusefs import mountpoints
 from fusefs.inodes import InodeNumber
 from fusefs.places import Place, PlaceTable
 from fusefs.trees import Trees
@@ -25,21 +26,49 @@ ANSWER_S: Final = 0.05
 """Time for the kernel's forgets to come in before the table is looked at again: without it far too much would go."""
 
 
-async def evict_places(places: PlaceTable, trees: Trees, workers: Workers) -> None:
-    """Runs until cancelled."""
-    while True:
-        await trio.sleep(LOOK_EVERY_S)
-        while oldest := places.overdue():
-            names = await _names(oldest, trees)
-            gone = await workers.notify(_take_away, names)
-            _log.debug("places.evicted", extra={"names": len(names), "gone": gone, "left": len(places)})
-            if not gone:
-                break
-            await trio.sleep(ANSWER_S)
+class Eviction:
+    """Pushes out snapshot inodes.
+
+    The kernel drops the name of a directory even while it is somebody's working directory, whose getcwd() then
+    fails until the path is walked again. So directories in use count as young, with all above them.
+    """
+
+    def __init__(
+        self,
+        places: PlaceTable,
+        trees: Trees,
+        workers: Workers,
+        mountpoint: str,
+        open_directories: Callable[[], Iterable[int]],
+    ) -> None:
+        self._places = places
+        self._trees = trees
+        self._workers = workers
+        self._mountpoint = mountpoint
+        self._open_directories = open_directories
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        while True:
+            await trio.sleep(LOOK_EVERY_S)
+            while self._places.is_full():
+                if not await self._evict():
+                    break
+                await trio.sleep(ANSWER_S)
+
+    async def _evict(self) -> int:
+        """One batch; returns how many of its names the kernel knew."""
+        in_use = await self._workers.notify(mountpoints.directories_in_use, self._mountpoint)
+        for number in (*self._open_directories(), *in_use):
+            self._places.used(number)
+        names = await _names(self._places.overdue(), self._trees)
+        gone = await self._workers.notify(_take_away, names)
+        _log.debug("places.evicted", extra={"names": len(names), "gone": gone, "left": len(self._places)})
+        return gone
 
 
 async def evict_live(overdue: Callable[[], list[tuple[InodeNumber, bytes]]], workers: Workers) -> None:
-    """The same for `live`, whose names `overdue` tells. Runs until cancelled."""
+    """Pushes out what is in `live`, whose names `overdue` tells. Runs until cancelled."""
     while True:
         await trio.sleep(LOOK_EVERY_S)
         while names := overdue():

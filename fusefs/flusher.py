@@ -70,6 +70,8 @@ class Flusher:
         self.closed: set[FileId] = set()
         """Files with bytes in memory that nobody has open: they need not wait for more."""
         self.failed: BallastError | None = None
+        self._admitted_cost = 0
+        """Of writes that have their room and are not in the tree yet."""
         self._flying_bytes = 0
         self._jobs = 0
         self._last_landed = trio.Event()
@@ -98,10 +100,10 @@ class Flusher:
         if self._log_room.taken > JOURNAL_TAKEN_MAX and not self._running:
             self._nursery.start_soon(self._early_round)
 
-    async def admit_write(self, length: int, *, known: bool) -> None:
-        """Room for `length` written bytes, in memory and on disk. Raises NoSpaceError: nothing was taken then.
+    async def admit_write(self, length: int, *, known: bool) -> int:
+        """Room for `length` written bytes, in memory and on disk; its cost, for `took_in` once the tree has them.
 
-        `known`: the file is in the next flush already.
+        `known`: the file is in the next flush already. Raises NoSpaceError: nothing was taken then.
         """
         self.check()
         while self._tree.run_bytes + length > MEMORY_BYTES_MAX and self._tree.run_bytes:
@@ -110,12 +112,33 @@ class Flusher:
             self.check()
         records = 1 + length // self._chunker.parameters.min_bytes
         cost = self._data_cost(length, records)
-        if not self._data.try_take(cost):
-            await self._data.take(cost)
-        journal = records * CHUNK_CLAIM_BYTES + (0 if known else CHANGE_COST)
-        if not self._log_room.try_take(journal):
-            await self._log_room.take(journal)
-        self.check()
+        self._admitted_cost += cost
+        try:
+            if not self._data.try_take(cost):
+                self._settle()
+                await self._data.take(cost)
+            journal = records * CHUNK_CLAIM_BYTES + (0 if known else CHANGE_COST)
+            if not self._log_room.try_take(journal):
+                await self._log_room.take(journal)
+            self.check()
+        except BaseException:
+            self._admitted_cost -= cost
+            raise
+        return cost
+
+    def took_in(self, cost: int) -> None:
+        """A write that was admitted at this cost is in the tree now, or failed."""
+        self._admitted_cost -= cost
+
+    def _settle(self) -> None:
+        """Gives back what is claimed for bytes that were overwritten or cut off while they were in memory.
+
+        Before more is allocated: otherwise a file that is written again and again would fill the disk with claims.
+        """
+        idle = self._tree.run_bytes - self._flying_bytes
+        runs = sum(len(node.data.runs) for node in self._tree.with_runs.values() if node.data is not None)
+        records = runs + idle // self._chunker.parameters.min_bytes
+        self._data.settle(self._data_cost(idle, records) + self._admitted_cost)
 
     def _data_cost(self, length: int, records: int) -> int:
         return length + records * (HEADER_BYTES + self._position_cost)
@@ -170,7 +193,7 @@ class Flusher:
                 landed.set()
                 self._memory.unpark_all()
         if not self._tree.run_bytes:
-            self._data.rest()
+            self._settle()
         self.pump()
 
     def fail(self, error: BallastError) -> None:

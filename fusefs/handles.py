@@ -1,5 +1,6 @@
 """The open files and directories of `Browse`, by handle number."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Final
@@ -61,6 +62,9 @@ class Handles:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def __iter__(self) -> Iterator[Handle]:
+        return iter(self._open.values())
 
     def add(self, handle: Handle) -> pyfuse3.FileHandleT:
         """A new number for `handle`."""

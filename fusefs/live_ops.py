@@ -292,8 +292,11 @@ class LiveOps:
         file_id = self._file(fh).file_id
         if offset + len(part) > FILE_SIZE_MAX:
             raise RefusedError(errno.EFBIG)
-        await self._flusher.admit_write(len(part), known=file_id in self._tree.journal_nodes)
-        await self._trees.ask(write, self._tree, file_id, offset, part)
+        cost = await self._flusher.admit_write(len(part), known=file_id in self._tree.journal_nodes)
+        try:
+            await self._trees.ask(write, self._tree, file_id, offset, part)
+        finally:
+            self._flusher.took_in(cost)
         self._flusher.pump()
         return len(part)
 

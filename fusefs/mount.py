@@ -15,7 +15,7 @@ from fusefs import mountpoints
 from fusefs.browse import Browse
 from fusefs.committer import Committer
 from fusefs.daemon import ForegroundReport, Report, run_in_background
-from fusefs.eviction import evict_live, evict_places
+from fusefs.eviction import Eviction, evict_live
 from fusefs.idle import shrink_when_idle
 from fusefs.logs import start_logging
 from fusefs.neighbours import Neighbours
@@ -128,7 +128,7 @@ class _Mount:
             Operations(browse, None, partial(self._statfs, repository)),
             close=repository.close,
             tasks=[
-                partial(evict_places, places, trees, self._workers),
+                Eviction(places, trees, self._workers, self._place.mountpoint, browse.open_directories).run,
                 partial(shrink_when_idle, reads, self._workers),
                 snapshots.let_go,
             ],
@@ -162,7 +162,7 @@ class _Mount:
             close=repository.close,
             session=session,
             tasks=[
-                partial(evict_places, places, trees, self._workers),
+                Eviction(places, trees, self._workers, self._place.mountpoint, browse.open_directories).run,
                 partial(shrink_when_idle, reads, self._workers),
                 partial(evict_live, session.ops.overdue, self._workers),
                 session.flush_now_and_then,

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -223,6 +224,21 @@ def _readlink(path: str) -> str | None:
         return os.readlink(path)
     except OSError:
         return None
+
+
+def directories_in_use(path: str) -> list[int]:
+    """Inode numbers of the working (and root) directories under `path` of all processes that the caller may look into.
+
+    Asks the server behind `path` where the kernel does not know; never to be called where it would have to answer.
+    """
+    found: list[int] = []
+    for entry in os.scandir("/proc"):
+        for link in ("cwd", "root") if entry.name.isdigit() else ():
+            target = _readlink(f"{entry.path}/{link}")
+            if target is not None and _within(target, path):
+                with suppress(OSError):
+                    found.append(os.stat(f"{entry.path}/{link}").st_ino)
+    return found
 
 
 def _process_name(process: str) -> str:

@@ -108,9 +108,13 @@ class PlaceTable:
         del self._packed[number]
         self._release((packed >> _POSITION_BITS) & _ROW_MASK)
 
+    def is_full(self) -> bool:
+        """Whether there are more than there should be."""
+        return len(self._packed) > self._places_max
+
     def overdue(self) -> list[tuple[InodeNumber, Place]]:
         """The oldest entries beyond the bound, at most a batch; they count as young from now on."""
-        if len(self._packed) <= self._places_max:
+        if not self.is_full():
             return []
         oldest = list(islice(self._packed, min(BATCH, max(1, self._places_max // 8))))
         found: list[tuple[InodeNumber, Place]] = []

@@ -183,7 +183,11 @@ class LiveSession:
                 await trio.sleep(FLUSH_EVERY_S)
 
     async def stop(self) -> None:
-        """The last commit; nothing is admitted any more. Raises BallastError where it could not be made durable."""
+        """The last commit; nothing is admitted any more. Raises BallastError where it could not be made durable.
+
+        Who still writes gets the error that the end of the mount will give him a moment later.
+        """
+        self.tree.ended = True
         await self.commit(SnapshotKind.IMPLICIT, None)
         self.flusher.close()
         self._orphans.close()

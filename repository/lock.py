@@ -26,7 +26,8 @@ MOUNTPOINT_CHARACTERS_MAX: Final = 2048
 """A longer mountpoint is left out of the description."""
 TAKE_TRIES: Final = 4
 TAKE_PAUSE_S: Final = 0.05
-"""A look at who holds the lock (`current_holder`) takes it for an instant; a writer is not turned away by that."""
+"""A look at who holds the lock (`current_holder`) takes it for an instant; a writer is not turned away by that, unless
+the file names a process that runs."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -75,13 +76,9 @@ def decode_holder(data: bytes) -> Holder:
 
 def this_process(clock: Clock, mountpoint: str | None = None) -> Holder:
     """The description of this process."""
-    try:
-        boot_id = _BOOT_ID.read_text().strip()
-    except OSError:
-        boot_id = ""
     if mountpoint is not None and len(mountpoint) > MOUNTPOINT_CHARACTERS_MAX:
         mountpoint = None
-    return Holder(socket.gethostname(), boot_id, os.getpid(), clock.now_ns(), mountpoint)
+    return Holder(socket.gethostname(), _boot_id(), os.getpid(), clock.now_ns(), mountpoint)
 
 
 class WriteLock:
@@ -103,13 +100,13 @@ class WriteLock:
         """Lock for writing. Raises LockedError, which names the holder, where somebody else has it."""
         handle = volume.open(LOCK_FILE, writable=True)
         tries = TAKE_TRIES
-        while tries and not handle.flock(exclusive=True):
-            time.sleep(TAKE_PAUSE_S)
+        while not handle.flock(exclusive=True):
             tries -= 1
-        if not tries:
             holder = decode_holder(handle.pread(LOCK_BYTES, 0))
-            handle.close()
-            raise LockedError(_locked_message(holder))
+            if not tries or _runs_here(holder):
+                handle.close()
+                raise LockedError(_locked_message(holder))
+            time.sleep(TAKE_PAUSE_S)
         lock = cls(handle, this_process(clock))
         handle.pwrite(lock._holder.encode(), 0)
         return lock
@@ -131,6 +128,18 @@ class WriteLock:
         with contextlib.suppress(VolumeError):  # the kernel's lock goes with the handle; the words are only for people
             self._handle.pwrite(Holder().encode(), 0)
         self._handle.close()
+
+
+def _runs_here(holder: Holder) -> bool:
+    """Whether the process that the file names runs on this machine."""
+    return holder.pid > 0 and holder.boot_id == _boot_id() and Path(f"/proc/{holder.pid}").exists()
+
+
+def _boot_id() -> str:
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
 
 
 def current_holder(volume: Volume) -> Holder | None:

@@ -17,15 +17,16 @@ def run(args: argparse.Namespace) -> int:
     except BusyError:
         raise BusyError(mountpoints.busy_sentence(path)) from None
     except control.NotMountedError:
-        return _without_the_mount(path)
+        return _without_the_mount(path, there)
     print("Safe to remove.")
     return EXIT_DONE
 
 
-def _without_the_mount(path: str) -> int:
+def _without_the_mount(path: str, there: mountpoints.Mounted) -> int:
     """Nobody answers behind the mount: it died (then the mountpoint is cleared), or is somebody else's."""
     if not mountpoints.is_dead(path):
         raise BallastError(f"{path} was mounted by another user; only that user, or root, can unmount it.")
     mountpoints.unmount(path, lazy=True)
+    control.mount_socket(there.device).unlink(missing_ok=True)
     print("The mount had died before; its mountpoint is free again. The next mount recovers what was written.")
     return EXIT_DONE

@@ -65,6 +65,8 @@ class LiveTree:
         """Large buffers for jobs, to be used again: the first touch of memory costs more than chunking it."""
         self.changes = 0
         """Counts changes; never reset. Equal values mean: nothing happened in between."""
+        self.ended = False
+        """Nothing changes any more: the last commit is being made, and what came after it would be lost."""
         self._directories: dict[FileId, Inode] = {}
 
     # --- looking ------------------------------------------------------------------------------------------------
@@ -181,6 +183,8 @@ class LiveTree:
 
     def change(self, file_id: FileId) -> Node:
         """`own`, and mark it as changed: it will be journaled and committed, and has a new version."""
+        if self.ended:
+            raise RefusedError(errno.ENOTCONN)
         node = self.overlay.get(file_id)
         if node is None:
             node = self.own(file_id)

@@ -45,9 +45,11 @@ class PackFigures:
         joins = np.zeros(len(self._start), np.bool_)
         joins[1:] = self._dead[1:] & self._dead[:-1] & (self._start[1:] == self._end[:-1])
         first = np.maximum.accumulate(np.where(joins, 0, np.arange(len(joins))))
-        last = len(joins) - 1 - np.maximum.accumulate(
-            np.where(np.append(joins[1:], False)[::-1], 0, np.arange(len(joins)))
-        )[::-1]
+        last = (
+            len(joins)
+            - 1
+            - np.maximum.accumulate(np.where(np.append(joins[1:], False)[::-1], 0, np.arange(len(joins))))[::-1]
+        )
         return self._start[first], self._end[last]
 
     def _blocks(self, start: NDArray[np.int64], end: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -293,3 +293,19 @@ def test_names_that_are_no_text_can_be_shown(run: Run, repo: Path, files: Path) 
     assert code == 0 and "\\xff\\x1b" in out
     code, out, _ = run("snapshot", "diff", repo, "sub:/", "odd:/", "--json")
     assert any(os.fsencode(one["path"]).endswith(b"\xff\x1b") for one in json.loads(out))
+
+
+def test_no_space_is_28_and_leaves_a_sound_repository(run: Run, tmp_path: Path, files: Path) -> None:
+    repo = tmp_path / "small"
+    assert run("init", repo, "--reserve", "1M", "--headspace", "0", "--quota", "30M")[0] == 0
+    assert run("snapshot", "create", repo, files, "--name", "fits")[0] == 0
+    (files / "too-large").write_bytes(os.urandom(40_000_000))
+    code, out, err = run("snapshot", "create", repo, files)
+    assert (code, out) == (28, "") and len(err.splitlines()) == 1
+    assert [one["name"] for one in listed(run, repo)] == ["fits"]
+    assert run("check", repo, "--read-data")[0] == 0
+    code, out, _ = run("gc", repo, "--safety", "none", "--json")
+    freed = loaded(out)["freed_bytes"]
+    assert code == 0 and isinstance(freed, int) and freed > 10_000_000
+    (files / "too-large").unlink()
+    assert run("snapshot", "create", repo, files)[0] == 0

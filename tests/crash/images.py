@@ -26,7 +26,7 @@ class Session:
         self.folder: Final = folder
         self.path: Final = folder / "session"
         found(self.path, SetClock())
-        self._before: Final = Disk.of(self.path)
+        self._disk: Final = Disk.of(self.path)
         work = Workload(self.path, seed)
         work.run(steps)
         self.clock: Final = work.clock
@@ -43,14 +43,19 @@ class Session:
         anywhere = [self.rng.randint(0, len(self.log)) for _ in range(count - len(near))]
         return sorted(near + anywhere)
 
-    def images(self, cuts: list[int]) -> Iterator[tuple[int, Path]]:
-        """For each cut an image in a directory of its own, which is removed again when the next is asked for."""
-        disk, done = self._before, 0
-        target = self.folder / "image"
+    def disks(self, cuts: list[int]) -> Iterator[tuple[int, Disk]]:
+        """The disk at each cut; it changes when the next is asked for. Once."""
+        done = 0
         for cut in cuts:
             for operation in self.log[done:cut]:
-                disk.take(operation)
+                self._disk.take(operation)
             done = cut
+            yield cut, self._disk
+
+    def images(self, cuts: list[int]) -> Iterator[tuple[int, Path]]:
+        """For each cut an image in a directory of its own, which is removed again when the next is asked for. Once."""
+        target = self.folder / "image"
+        for cut, disk in self.disks(cuts):
             disk.crash(target, self.rng)
             yield cut, target
             shutil.rmtree(target)
@@ -63,7 +68,7 @@ def recover(image: Path, clock: SetClock, calls: RecordingCalls | None = None) -
 
 
 def verify(live: SyncLive, history: History, cut: int) -> Picture:
-    """Everything promised before `cut` is there, nothing else is, and the repository is sound. Returns the live tree."""
+    """Everything promised before `cut` is there, nothing else is, and check finds nothing. Returns the live tree."""
     picture = canonical(live.picture())
     allowed = history.live.allowed(cut)
     assert picture in allowed, f"live is not as promised:\n{difference(picture, allowed[-1])}"

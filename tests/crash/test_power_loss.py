@@ -15,7 +15,7 @@ from repository.ids import ROOT_FILE_ID
 from repository.live import names, writing
 from repository.policy.collect import Safety
 from repository.repo import Repository
-from tests.crash.images import Session, bytes_of, recover, verify
+from tests.crash.images import Session, bytes_of, recover, verify, verify_check
 from tests.support.calls import Operation, RecordingCalls
 from tests.support.crash import Disk
 from tests.support.sync_live import SyncLive, picture_of
@@ -49,27 +49,10 @@ def test_nothing_promised_is_missing_500_images(memory_folder: Path, seed: int) 
     assert images == 25
 
 
-@pytest.mark.parametrize("seed", range(20, 24))
-def test_a_second_crash_in_the_middle_of_recovery(memory_folder: Path, seed: int) -> None:
-    session = Session(memory_folder, seed, STEPS)
-    again = memory_folder / "again"
-    for cut, image in session.images(session.cuts(3)):
-        disk, calls = Disk.of(image), RecordingCalls()
-        first = recover(image, session.clock, calls)
-        shown = canonical(first.picture())
-        first.kill()
-        log = list(calls.log)
-        moments = sorted({*(session.rng.randint(0, len(log)) for _ in range(3)), len(log)})
-        for moment, target in _crashes(disk, log, moments, again, session.rng):
-            live = recover(target, session.clock)
-            picture = verify(live, session.history, cut)
-            assert moment < len(log) or picture == shown, "what one mount showed, the next does not"
-            live.kill()
-
-
 def _crashes(
     disk: Disk, log: list[Operation], moments: list[int], target: Path, rng: random.Random
 ) -> Iterator[tuple[int, Path]]:
+    """Images of power cuts at `moments` of `log`, which goes on from `disk`."""
     done = 0
     for moment in moments:
         for operation in log[done:moment]:
@@ -78,6 +61,50 @@ def _crashes(
         disk.crash(target, rng)
         yield moment, target
         shutil.rmtree(target)
+
+
+@pytest.mark.parametrize("seed", range(20, 24))
+def test_a_second_crash_in_the_middle_of_recovery(memory_folder: Path, seed: int) -> None:
+    session = Session(memory_folder, seed, STEPS)
+    for cut, image in session.images(session.cuts(3)):
+        disk, calls = Disk.of(image), RecordingCalls()
+        _recover_and_crash(session, cut, disk, calls)
+
+
+@pytest.mark.parametrize("seed", range(50, 54))
+def test_a_killed_process_its_successor_and_then_the_power(memory_folder: Path, seed: int) -> None:
+    """The process dies at any system call; what it wrote and never synced is what the next one builds on."""
+    session = Session(memory_folder, seed, STEPS)
+    image = memory_folder / "image"
+    for cut, now in session.disks(session.cuts(3)):
+        now.show(image)
+        disk = now.copy()
+        disk.root = image
+        _recover_and_crash(session, cut, disk, RecordingCalls())
+        shutil.rmtree(image)
+
+
+def _recover_and_crash(session: Session, cut: int, disk: Disk, calls: RecordingCalls) -> None:
+    """Recover what lies at the disk's root, go on a little, and lose the power at moments of that."""
+    first = recover(disk.root, session.clock, calls)
+    shown = verify(first, session.history, cut)
+    recovered = len(calls.log)
+    again = store_again(first, session.written)
+    stored = len(calls.log)
+    both = canonical(first.picture())
+    first.kill()
+    log = list(calls.log)
+    moments = sorted({*(session.rng.randint(0, recovered) for _ in range(3)), recovered, stored})
+    for moment, target in _crashes(disk, log, moments, session.folder / "again", session.rng):
+        live = recover(target, session.clock)
+        if moment < stored:
+            picture = verify(live, session.history, cut)
+            assert moment < recovered or picture == shown, "what one mount showed, the next does not"
+        else:
+            assert canonical(live.picture()) == both
+            verify_check(target)
+        live.kill()
+    assert again
 
 
 @pytest.mark.logs("record.damaged")  # a torn journal record, which nobody was promised
@@ -118,8 +145,9 @@ def test_life_goes_on_after_recovery(memory_folder: Path, seed: int) -> None:
             assert not report.findings, report.text()
 
 
-def store_again(live: SyncLive, contents: Sequence[bytes]) -> None:
-    """A file for each of `contents`: what was collected must not be found again, and what is there is shared."""
+def store_again(live: SyncLive, contents: Sequence[bytes]) -> int:
+    """A file for each of `contents`: what was collected must not be found again, and what is there is shared.
+    Durable on return, which says how many there are."""
     for number, content in enumerate(contents):
         name = b"again %d" % number
         names.create(live.tree, ROOT_FILE_ID, name, names.Wish(NodeKind.FILE, 0o600, 0, 0))
@@ -127,6 +155,7 @@ def store_again(live: SyncLive, contents: Sequence[bytes]) -> None:
     live.flush()
     for number, content in enumerate(contents):
         assert live.content(live.tree.resolve(live.resolve((b"again %d" % number,)))) == content
+    return len(contents)
 
 
 def _is_directory_sync(operation: Operation) -> bool:

@@ -123,9 +123,7 @@ class Workload:
             return
         kind = self.rng.choice((NodeKind.FILE, NodeKind.FILE, NodeKind.FILE, NodeKind.DIRECTORY, NodeKind.SYMLINK))
         target = b"../somewhere" if kind is NodeKind.SYMLINK else b""
-        names.create(
-            self.live.tree, self.live.resolve(path[:-1]), path[-1], names.Wish(kind, 0o640, 0, 0, 0, target)
-        )
+        names.create(self.live.tree, self.live.resolve(path[:-1]), path[-1], names.Wish(kind, 0o640, 0, 0, 0, target))
         self.world.create(path, Thing(kind, 0o640, bytearray(target)))
 
     def _data(self) -> bytes:

@@ -7,12 +7,13 @@ change may be there or not, except that changes of one name keep their order. Di
 repository makes all of them at init.
 """
 
+import copy
 import os
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from tests.support.calls import Operation
 
@@ -29,15 +30,21 @@ class _File:
     mtime_ns: int = 0
     pending: list[Operation] = field(default_factory=list)
 
+    def sync(self) -> None:
+        for operation in self.pending:
+            _apply(self.content, operation)
+            self.mtime_ns = operation.mtime_ns
+        self.pending.clear()
+
 
 def _extend(content: bytearray, size: int) -> None:
     content.extend(bytes(max(0, size - len(content))))
 
 
 def _sectors(operation: Operation) -> Iterable[tuple[int, int]]:
-    """The parts [start, end) of a write that lie in one sector each; offsets in the file."""
+    """The parts [start, end) of a change that lie in one sector each; offsets in the file."""
     start = operation.offset
-    end = start + len(operation.content)
+    end = start + operation.length
     while start < end:
         stop = min(end, (start // SECTOR_BYTES + 1) * SECTOR_BYTES)
         yield start, stop
@@ -60,12 +67,21 @@ def _apply(content: bytearray, operation: Operation) -> None:
             del content[operation.length :]
             _extend(content, operation.length)
         case "punch":
-            first = -(-operation.offset // PAGE_BYTES) * PAGE_BYTES
-            last = min((operation.offset + operation.length) // PAGE_BYTES * PAGE_BYTES, len(content))
-            if first < last:
-                content[first:last] = bytes(last - first)
+            _zero(content, operation.offset, operation.offset + operation.length)
         case _:
             raise AssertionError(operation)
+
+
+def _zero(content: bytearray, start: int, stop: int) -> None:
+    stop = min(stop, len(content))
+    if start < stop:
+        content[start:stop] = bytes(stop - start)
+
+
+def _punched(operation: Operation) -> tuple[int, int]:
+    """The whole pages of a punch, as one range; the rest of it is only written over with zeros."""
+    first = -(-operation.offset // PAGE_BYTES) * PAGE_BYTES
+    return first, max(first, (operation.offset + operation.length) // PAGE_BYTES * PAGE_BYTES)
 
 
 def _subset(file: _File, rng: random.Random) -> bytearray:
@@ -95,6 +111,13 @@ def _by_sectors(file: _File, rng: random.Random) -> bytearray:
             for start, stop in _sectors(operation):
                 if index < moments.setdefault(start // SECTOR_BYTES, rng.randint(0, count)):
                     _put(content, operation, start, stop)
+        elif operation.name == "punch":
+            first, last = _punched(operation)
+            for start, stop in _sectors(operation):
+                in_hole = first <= start and stop <= last
+                unit = -1 - start // PAGE_BYTES if in_hole else start // SECTOR_BYTES
+                if index < moments.setdefault(unit, rng.randint(0, count)):
+                    _zero(content, start, stop)
         elif index < shape_moment:
             _apply(content, operation)
         if index < size_moment:
@@ -136,103 +159,121 @@ def _crashed(file: _File, style: str, rng: random.Random) -> tuple[bytearray, in
             return _by_sectors(file, rng), rng.choice((file.mtime_ns, last_ns))
 
 
+class _Renaming(NamedTuple):
+    """A change of names that is not certain yet: `source` is no more, `target` (unless empty) means `file`."""
+
+    source: str
+    target: str
+    file: _File | None
+
+    def apply(self, names: dict[str, _File]) -> None:
+        names.pop(self.source, None)
+        if self.file is not None:
+            names[self.target] = self.file
+
+
 class Disk:
-    """The disk under `root`, operation by operation; `crash` writes what a power cut now may leave of it."""
+    """The disk under `root`, operation by operation. Names are kept relative to it."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
+        """Where the operations' paths begin; a copy may go on elsewhere."""
         self._directories: set[str] = set()
         self._durable: dict[str, _File] = {}
         """What names meant when their directories were last synced."""
         self._now: dict[str, _File] = {}
-        self._changes: list[tuple[Operation, _File | None]] = []
-        """Changes of names that are not certain yet, in order."""
+        self._changes: list[_Renaming] = []
 
     @classmethod
     def of(cls, root: Path) -> "Disk":
         """The files that are under `root` now, all durable."""
         disk = cls(root)
         for folder, _, names in os.walk(root):
-            disk._directories.add(folder)
+            disk._directories.add(os.path.relpath(folder, root))
             for name in names:
                 path = Path(folder, name)
                 file = _File(bytearray(path.read_bytes()), path.stat().st_mtime_ns)
-                disk._durable[str(path)] = disk._now[str(path)] = file
+                relative = str(path.relative_to(root))
+                disk._durable[relative] = disk._now[relative] = file
         return disk
+
+    def copy(self) -> "Disk":
+        """The same disk, which goes its own way from here."""
+        return copy.deepcopy(self)
 
     def take(self, operation: Operation) -> None:
         """The next operation of the log."""
-        match operation.name:
-            case "mark":
-                return
-            case "mkdir":
-                self._directories.add(operation.path)
-            case "create":
-                file = self._now[operation.path] = _File(mtime_ns=operation.mtime_ns)
-                self._changes.append((operation, file))
-            case "unlink":
-                self._changes.append((operation, None))
-                del self._now[operation.path]
-            case "replace":
-                file = self._now[operation.target] = self._now.pop(operation.path)
-                self._changes.append((operation, file))
-            case "fdatasync" | "fsync":
-                self._sync(operation)
-            case "sync_failed":
-                self._fail(operation)
-            case _:
-                self._now[operation.path].pending.append(operation)
-
-    def _sync(self, operation: Operation) -> None:
-        file = self._now.get(operation.path)
-        if file is None:
-            settled = [one for one in self._changes if os.path.dirname(one[0].path) == operation.path]
-            for change, inode in settled:
-                self._rename(self._durable, change, inode)
-            self._changes = [one for one in self._changes if os.path.dirname(one[0].path) != operation.path]
+        if operation.name == "mark":
             return
-        for change in file.pending:
-            _apply(file.content, change)
-        if file.pending:
-            file.mtime_ns = file.pending[-1].mtime_ns
-        file.pending.clear()
+        path = os.path.relpath(operation.path, self.root)
+        match operation.name:
+            case "mkdir":
+                self._directories.add(path)
+            case "create":
+                file = self._now[path] = _File(mtime_ns=operation.mtime_ns)
+                self._changes.append(_Renaming(path, path, file))
+            case "unlink":
+                self._changes.append(_Renaming(path, path, None))
+                del self._now[path]
+            case "replace":
+                target = os.path.relpath(operation.target, self.root)
+                file = self._now[target] = self._now.pop(path)
+                self._changes.append(_Renaming(path, target, file))
+            case "fdatasync" | "fsync":
+                self._sync(path)
+            case "sync_failed":
+                self._fail(path, operation.length)
+            case _:
+                self._now[path].pending.append(operation)
 
-    def _fail(self, operation: Operation) -> None:
-        """A failed sync: what was pending is there in part, and no later sync brings the rest. Content says which."""
-        file = self._now.get(operation.path)
+    def _sync(self, path: str) -> None:
+        file = self._now.get(path)
         if file is not None:
-            rng = random.Random(operation.length)
+            file.sync()
+            return
+        folder = "" if path == "." else path
+        for change in self._changes:
+            if os.path.dirname(change.source) == folder:
+                change.apply(self._durable)
+        self._changes = [one for one in self._changes if os.path.dirname(one.source) != folder]
+
+    def _fail(self, path: str, seed: int) -> None:
+        """A failed sync: what was pending is there in part, and no later sync brings the rest."""
+        file = self._now.get(path)
+        if file is not None:
+            rng = random.Random(seed)
             file.content, file.mtime_ns = _crashed(file, rng.choice(("none", "subset", "sectors")), rng)
             file.pending.clear()
-
-    @staticmethod
-    def _rename(names: dict[str, _File], operation: Operation, file: _File | None) -> None:
-        names.pop(operation.path, None)
-        if file is not None:
-            names[operation.target or operation.path] = file
 
     def _names(self, style: str, rng: random.Random) -> dict[str, _File]:
         names = dict(self._durable)
         if style == "mixed":
             style = rng.choice(("none", "all", "subset"))
         blocked: set[str] = set()
-        for operation, file in self._changes:
-            touched = {operation.path, operation.target or operation.path}
+        for change in self._changes:
+            touched = {change.source, change.target}
             keep = style == "all" or (style != "none" and rng.random() < 0.6)
             if keep and not touched & blocked:
-                self._rename(names, operation, file)
+                change.apply(names)
             else:
                 blocked |= touched
         return names
 
     def crash(self, target: Path, rng: random.Random) -> None:
-        """Make an image under `target`, which is empty or missing."""
+        """Make an image of what a power cut now may leave, under `target`, which is empty or missing."""
         style = rng.choice(STYLES)
+        self._write(target, self._names(style, rng), style, rng)
+
+    def show(self, target: Path) -> None:
+        """Make what programs see now: what is left when only a process dies."""
+        self._write(target, self._now, "all", random.Random(0))
+
+    def _write(self, target: Path, names: dict[str, _File], style: str, rng: random.Random) -> None:
         for folder in sorted(self._directories):
-            (target / os.path.relpath(folder, self._root)).mkdir(parents=True, exist_ok=True)
-        for path, file in sorted(self._names(style, rng).items()):
+            (target / folder).mkdir(parents=True, exist_ok=True)
+        for name, file in sorted(names.items()):
             content, mtime_ns = _crashed(file, style, rng)
-            _write(target / os.path.relpath(path, self._root), content, mtime_ns)
+            _write(target / name, content, mtime_ns)
 
 
 def _write(path: Path, content: bytearray, mtime_ns: int) -> None:

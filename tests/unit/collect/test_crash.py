@@ -1,18 +1,21 @@
-"""Power cuts while publishing, deleting and collecting: what was acknowledged is there, nothing else breaks."""
+"""Power cuts and failing calls: what was acknowledged is there, and nothing else breaks."""
 
+import errno
 import random
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from repository.errors import BallastError
 from repository.policy.collect import Safety
 from repository.repo import Repository
 from repository.storage.probe import PROBE_NAME
 from repository.units import KIB
-from tests.support.calls import Operation, RecordingCalls
+from tests.support.calls import Fault, FaultyCalls, Operation, RecordingCalls
 from tests.support.crash import Image
 from tests.support.repositories import SetClock, make, open_for_writing, publish, read_files
 from tests.support.stores import noise
@@ -26,7 +29,18 @@ FILES: Final[dict[str, Files]] = {
 }
 
 
-def story(path: Path, clock: SetClock, calls: RecordingCalls) -> None:
+class BrokenCalls(FaultyCalls):
+    """Faults on purpose, and a log of marks only."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(faults=[fault])
+        self.log: list[Operation] = []
+
+    def mark(self, text: str) -> None:
+        self.log.append(Operation("mark", text))
+
+
+def story(path: Path, clock: SetClock, calls: RecordingCalls | BrokenCalls) -> None:
     """What happens; each acknowledgement is a mark that says which snapshots exist from now on."""
 
     def acknowledge(*names: str) -> None:
@@ -107,6 +121,36 @@ def test_after_a_power_cut(recorded: tuple[Path, list[Operation], int], tmp_path
         assert read_files(repository, repository.find("afterwards")) == FILES["a"]
         verify(repository, sure, unsure | {"afterwards"}, end)
     shutil.rmtree(target)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize(
+    ("name", "nth"),
+    [
+        *[("pwritev", nth) for nth in (1, 2, 3, 5, 8, 13)],
+        *[("fdatasync", nth) for nth in (1, 2, 3, 4, 5, 7, 9)],
+        *[("fsync", nth) for nth in (1, 2)],
+        *[("fallocate", nth) for nth in (1, 2)],
+        ("punch", 1),
+        ("create", 2),
+    ],
+)
+@pytest.mark.logs("store.failed", "catalog.mirror_failed", "events.not_written", "pack.not_sealed")
+def test_after_a_failed_call(tmp_path: Path, name: str, nth: int, number: int) -> None:
+    """The nth call fails, the process gives up there; what it acknowledged is there, and everything goes on."""
+    path, clock = tmp_path / "r", SetClock()
+    make(path, clock)
+    calls = BrokenCalls(Fault(name, number, nth))
+    with suppress(BallastError):
+        story(path, clock, calls)
+    calls.check()
+    sure, unsure = expected(calls.log)
+    with open_for_writing(path, clock) as repository:
+        verify(repository, sure, unsure, nth)
+        repository.gc(safety=Safety.NONE)
+        verify(repository, sure, unsure, nth)
+        publish(repository, FILES["a"], "afterwards")
+        assert read_files(repository, repository.find("afterwards")) == FILES["a"]
 
 
 def verify(repository: Repository, sure: set[str], unsure: set[str], end: int) -> None:

@@ -22,7 +22,7 @@ from repository.format.inode import DirRef, Entry, Inode, NodeKind
 from repository.format.record import Record
 from repository.ids import FileId
 from repository.locate import Located, locate
-from repository.repo import Repository
+from repository.repo import Repository, Tree
 from repository.restore import files as restore_files
 from repository.restore.command import restore
 from repository.restore.restore import RestoreCounts, WhenThere
@@ -250,9 +250,7 @@ def test_hostile_names_write_nothing_outside(repo: Repository, tmp_path: Path, m
     assert os.listdir(tmp_path / "out") == ["fine"]
 
 
-def _empty_tree(repo: Repository, root: Inode):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    from repository.repo import Tree
-
+def _empty_tree(repo: Repository, root: Inode) -> Tree:
     return Tree(root, None, FileId(10), repo.clock.now_ns(), "host:/x")
 
 
