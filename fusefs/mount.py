@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import pyfuse3
 import trio
 
 from fusefs import mountpoints
@@ -28,7 +27,7 @@ from fusefs.session import LiveSession, recovery_lines
 from fusefs.snapshots import Snapshots
 from fusefs.sources import ForeignCatalog, OwnCatalog
 from fusefs.special import Owner, SpecialFiles, readme
-from fusefs.statfs import statfs_of
+from fusefs.statfs import Statfs
 from fusefs.trees import Trees
 from fusefs.upkeep import Upkeep
 from fusefs.verbs import Verbs
@@ -125,7 +124,7 @@ class _Mount:
             actions=None,
         )
         return Composition(
-            Operations(browse, None, partial(self._statfs, repository)),
+            Operations(browse, None, Statfs(repository.space, self._workers).ask),
             close=repository.close,
             tasks=[
                 Eviction(places, trees, self._workers, self._place.mountpoint, browse.open_directories).run,
@@ -158,7 +157,7 @@ class _Mount:
             actions=committer,
         )
         return Composition(
-            Operations(browse, session.ops, partial(self._statfs, repository)),
+            Operations(browse, session.ops, Statfs(repository.space, self._workers).ask),
             close=repository.close,
             session=session,
             tasks=[
@@ -183,12 +182,6 @@ class _Mount:
         writable = not self._settings.read_only
         text = readme(self._place.repository, self._place.mountpoint, writable=writable)
         return SpecialFiles(Owner(os.getuid(), os.getgid()), text, status, lambda: None, writable)
-
-    async def _statfs(self, repository: Repository) -> pyfuse3.StatvfsData:
-        """Cut by the quota, without what the reserve still lacks. A few system calls; not worth a hop."""
-        room = repository.space.room()
-        missing = repository.space.reserve().missing_bytes
-        return statfs_of(room.capacity_bytes, room.available_bytes - missing, 0)
 
 
 def _open(repository: str, writable: bool) -> Repository:

@@ -204,7 +204,5 @@ def recovery_lines(recovery: Recovery) -> list[str]:
     ended = recovery.last_ns or recovery.mounted_ns
     when = datetime.fromtimestamp(ended / NS_PER_S).astimezone()
     day = "" if when.date() == datetime.now().astimezone().date() else f"{when:%Y-%m-%d} "
-    return [
-        f"Last mount ended without unmounting ({day}{when:%H:%M}). "
-        f"Recovered {recovery.changes:,} changes; up to 5 s may be missing."
-    ]
+    found = f"Recovered {recovery.changes:,} changes; up to 5 s may be missing."
+    return [f"Last mount ended without unmounting ({day}{when:%H:%M}). {found}"]

@@ -3,6 +3,10 @@
 from typing import Final
 
 import pyfuse3
+import trio
+
+from fusefs.workers import Workers
+from repository.space import Space
 
 BLOCK_BYTES: Final = 4096
 NAME_BYTES_MAX: Final = 255
@@ -21,3 +25,29 @@ def statfs_of(capacity_bytes: int, available_bytes: int, files: int) -> pyfuse3.
     data.f_ffree = data.f_favail = FILES - files
     data.f_namemax = NAME_BYTES_MAX
     return data
+
+
+FRESH_S: Final = 1.0
+"""For this long one answer serves: under a quota it takes a system call for each pack."""
+
+
+class Statfs:
+    """Answers for `df`: cut by the quota, and without what the reserve still lacks. Loop thread only."""
+
+    def __init__(self, space: Space, workers: Workers) -> None:
+        self._space: Final = space
+        self._workers: Final = workers
+        self._answer: pyfuse3.StatvfsData | None = None
+        self._asked_s = 0.0
+
+    async def ask(self) -> pyfuse3.StatvfsData:
+        """The room as it was within the last second. Raises VolumeError."""
+        now_s = trio.current_time()
+        if self._answer is None or now_s - self._asked_s > FRESH_S:
+            self._answer = await self._workers.slow(self._look)
+            self._asked_s = now_s
+        return self._answer
+
+    def _look(self) -> pyfuse3.StatvfsData:
+        room = self._space.room()
+        return statfs_of(room.capacity_bytes, room.available_bytes - self._space.reserve().missing_bytes, 0)

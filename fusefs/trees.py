@@ -10,9 +10,9 @@ from repository.trees.reader import NotCached, RecordCache, TreeReader
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
-LOADS_MAX: Final = 64
-"""Loads for one question. A question needs a handful (list, segment, links, xattrs); more means that the cache is too
-small to hold them together, which would otherwise go on for ever."""
+LOADS_MAX: Final = 4096
+"""Loads for one question. It needs a handful, and two for each level of a path that was never looked at in this mount;
+more means that the cache is too small to hold them together, which would otherwise go on for ever."""
 
 
 class Trees:

@@ -25,7 +25,7 @@ from repository.format.inode import Inode, NodeKind
 from repository.format.journal import JournalMark
 from repository.format.manifest import Manifest, decode_manifest
 from repository.founding import found
-from repository.ids import NO_ID, ROOT_FILE_ID, PackIndex
+from repository.ids import NO_ID, ROOT_FILE_ID, FileId, PackIndex
 from repository.intent import IntentFile
 from repository.journal import journal_floor
 from repository.leases import Lease
@@ -197,6 +197,11 @@ class Repository:
         if root.manifest == NO_ID:
             return None
         return decode_manifest(self.store.read(root.manifest).payload)
+
+    def next_file_id(self) -> FileId:
+        """The first file id that neither `live` nor any snapshot, deleted ones included, has given away."""
+        used = [slot.next_file_id for slot in self.catalog.slots()]
+        return FileId(max([self.catalog.head().next_file_id, *used]))
 
     def root(self, root: Slot | Head) -> Inode:
         """The root directory; an empty one for a head without a commit. Raises DamagedError."""

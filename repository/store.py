@@ -129,7 +129,7 @@ class RecordStore:
 
     def claim(self, nbytes: int, records: int) -> Claim:
         """Claim room, allocating where needed. Raises NoSpaceError, ReadOnlyError, VolumeError."""
-        self._check_writable()
+        self.check_writable()
         while True:
             claim = self._ledger.try_claim(nbytes, records)
             if claim is not None:
@@ -166,7 +166,7 @@ class RecordStore:
         Written but not durable before `sync`. `claim` is drawn down, not forfeited; without one, or past its end,
         room is claimed here. Raises NoSpaceError, ReadOnlyError, VolumeError: then nothing is promised of the batch.
         """
-        self._check_writable()
+        self.check_writable()
         if any(len(payload) > RAW_MAX_BYTES for payload in payloads):
             raise ValueError("a record's payload is longer than RAW_MAX_BYTES")
         ids = [self._codec.id_of(kind, payload) for payload in payloads]
@@ -259,9 +259,13 @@ class RecordStore:
         """Whether a write or sync has failed: reading goes on, writing is refused until the next open."""
         return self._writer.failed
 
+    def fail(self, error: BallastError) -> None:
+        """A sync failed elsewhere in the repository: writing is over here too."""
+        self._writer.fail(error)
+
     def seal_open(self) -> None:
         """Make everything durable and seal the open packs, as far as claims allow."""
-        self._check_writable()
+        self.check_writable()
         self._writer.seal_open()
 
     def allow_caches(self, allowed: bool) -> None:
@@ -307,7 +311,7 @@ class RecordStore:
 
         The newest pack keeps its header, and goes later: its index must never be given again. Raises VolumeError.
         """
-        self._check_writable()
+        self.check_writable()
         self._shelf.drop(pack)
 
     def punch(self, pack: PackIndex, ranges: Iterable[tuple[int, int]]) -> None:
@@ -315,10 +319,11 @@ class RecordStore:
 
         The pack is marked as punched first. Raises MissingRecordError, VolumeError, SyncFailedError.
         """
-        self._check_writable()
+        self.check_writable()
         self._shelf.punch(pack, list(ranges))
 
-    def _check_writable(self) -> None:
+    def check_writable(self) -> None:
+        """Raises ReadOnlyError where this was opened for reading, or a write or sync has failed."""
         if not self.writable:
             raise ReadOnlyError("The repository was opened for reading.")
         self._writer.check_writable()

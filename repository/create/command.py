@@ -182,7 +182,7 @@ class _Run:
         self._notices = notices
         self._progress = progress
         self._store = _CountingStore(repo)
-        self._ids = FileIds(_next_file_id(repo))
+        self._ids = FileIds(repo.next_file_id())
 
     def create(self, paths: list[bytes], source: str, parent: Slot | None) -> Created:
         repo, request = self._repo, self._request
@@ -240,9 +240,3 @@ class _Run:
                 ingest.stop()
                 builder.abandon()
                 raise
-
-
-def _next_file_id(repo: Repository) -> FileId:
-    """The first file id that no root has ever used."""
-    used = [slot.next_file_id for slot in repo.catalog.slots()]
-    return FileId(max([repo.catalog.head().next_file_id, *used]))

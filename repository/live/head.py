@@ -120,8 +120,7 @@ class HeadCommitter:
                 return tree
 
     def _committed_tree(self) -> LiveTree:
-        head = self._repository.catalog.head()
-        return LiveTree(self._reader, self.base(), head.next_file_id, self._repository.clock)
+        return LiveTree(self._reader, self.base(), self._repository.next_file_id(), self._repository.clock)
 
     def base(self) -> Base:
         """The committed root; an empty directory of the calling user where nothing was committed yet."""

@@ -245,7 +245,7 @@ def _remove(tree: LiveTree, holder: Node, name: bytes, node: Node) -> None:
 
 def drop(tree: LiveTree, node: Node) -> None:
     """The last name is gone: the node leaves the generation, and stays only for those who have it open."""
-    tree.overlay.pop(node.file_id, None)
+    tree.discard(node.file_id)
     tree.journal_nodes.pop(node.file_id, None)
     tree.journal_gone.append(node.file_id)
     if node.linked:

@@ -24,7 +24,8 @@ from repository.trees.reader import TreeReader
 
 NAME_BYTES_MAX: Final = 255
 RESOLVED_DIRECTORIES_MAX: Final = 16_384
-"""Committed directories remembered by file id; about 300 bytes each. Dropped at every commit."""
+"""Committed directories remembered by file id; about 300 bytes each. A commit replaces those that it wrote: the others
+are in the new root as they were, so a deep path needs no reading after it."""
 LISTING_BATCH: Final = 256
 """Entries produced per step of a listing: about one tree segment."""
 
@@ -91,10 +92,18 @@ class LiveTree:
         if inode is None or inode.file_id != file_id:
             raise RefusedError(errno.ESTALE)
         if inode.kind is NodeKind.DIRECTORY:
-            while len(self._directories) >= RESOLVED_DIRECTORIES_MAX:
-                del self._directories[next(iter(self._directories))]
-            self._directories[file_id] = inode
+            self._keep_directory(inode)
         return inode
+
+    def _keep_directory(self, inode: Inode) -> None:
+        while len(self._directories) >= RESOLVED_DIRECTORIES_MAX:
+            del self._directories[next(iter(self._directories))]
+        self._directories[inode.file_id] = inode
+
+    def discard(self, file_id: FileId) -> None:
+        """The inode lost its last name: nothing below the overlay speaks for it any more."""
+        self.overlay.pop(file_id, None)
+        self._directories.pop(file_id, None)
 
     def listing_of(self, directory: FileId) -> DirRef:
         """The committed listing under whatever changed in `directory`."""
@@ -243,6 +252,8 @@ class LiveTree:
     def install(self, base: Base, committed: dict[FileId, Inode]) -> None:
         """The frozen generation is committed as `base`; `committed` are its inodes as they were written."""
         for file_id, inode in committed.items():
+            if inode.kind is NodeKind.DIRECTORY:
+                self._keep_directory(inode)
             node = self.overlay.get(file_id) or self.orphans.get(file_id)
             if node is None:
                 continue
@@ -252,7 +263,6 @@ class LiveTree:
                 node.base = inode.directory
         self.frozen = {}
         self.base = base
-        self._directories.clear()
 
 
 def _node_of(inode: Inode, parent: FileId, name: bytes) -> Node:

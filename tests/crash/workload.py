@@ -69,6 +69,7 @@ class Workload:
         self._flushed = World()
         self.live = SyncLive(path, calls=self.calls, clock=self.clock)
         self._note_snapshots()
+        self.calls.mark("opened")
         self._steps: Final = self._weighted()
 
     def _weighted(self) -> list[Callable[[], None]]:
