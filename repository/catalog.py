@@ -11,9 +11,10 @@ import logging
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 from repository.errors import (
+    BallastError,
     DamagedError,
     NoSpaceError,
     NoSuchSnapshotError,
@@ -55,6 +56,18 @@ READ_TRIES: Final = 3
 """A reader beside a mount may meet a slot in the middle of both its writes; the next look finds it whole."""
 
 
+class Stop(Protocol):
+    """Where it is known that writing is over: a sync that failed anywhere ends it everywhere."""
+
+    def check_writable(self) -> None:
+        """Raises ReadOnlyError once that happened."""
+        ...
+
+    def fail(self, error: BallastError) -> None:
+        """It happened here."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SlotFault:
     """A slot of which one copy (`lost` False) or both (`lost` True) are not what was written."""
@@ -91,6 +104,8 @@ class Catalog:
         self._faults: list[SlotFault] = []
         self._salvage = False
         self._sorted: list[Slot] | None = None
+        self.stop: Stop | None = None
+        """Asked before each change, and told of a failed sync; set where the repository is put together."""
 
     @classmethod
     def create(cls, volume: Volume, seed: int, head: Head | None, slots: int = SLOTS_AT_INIT) -> None:
@@ -373,8 +388,8 @@ class Catalog:
     def _sync(self) -> None:
         try:
             self._handle.fdatasync()
-        except SyncFailedError:
-            self._failed = True
+        except SyncFailedError as error:
+            self._fail(error)
             raise
         self._unsynced_pages.clear()
 
@@ -383,6 +398,13 @@ class Catalog:
             raise ReadOnlyError("The repository was opened for reading; its catalog cannot change.")
         if self._failed:
             raise ReadOnlyError("Writing the catalog failed before; mount the repository again.")
+        if self.stop is not None:
+            self.stop.check_writable()
+
+    def _fail(self, error: SyncFailedError) -> None:
+        self._failed = True
+        if self.stop is not None:
+            self.stop.fail(error)
 
     def _grow(self) -> None:
         """More slots, counted only when all of them are durable: a crash in between leaves bytes nobody looks at."""
@@ -402,8 +424,8 @@ class Catalog:
         self._handle.pwrite(_fresh_groups(head.slots, head.slots + more, self._seed), start)
         try:
             self._handle.fsync()
-        except SyncFailedError:
-            self._failed = True
+        except SyncFailedError as error:
+            self._fail(error)
             raise
         self._write({HEAD_SLOT: replace(head, slots=head.slots + more)})
         for index in range(head.slots, head.slots + more):

@@ -17,7 +17,7 @@ import numpy as np
 from pyroaring import BitMap64
 
 from repository.catalog import Catalog
-from repository.errors import DamagedError, NoSpaceError
+from repository.errors import DamagedError, NoSpaceError, SyncFailedError
 from repository.events import EventRing
 from repository.format.catalog import Slot
 from repository.format.config import Config
@@ -150,6 +150,8 @@ class Collector:
         """
         with self._lock:
             began_ns = self._clock.now_ns()
+            if not dry_run:
+                self._store.check_writable()
             if self._catalog.has_lost_slots:
                 raise DamagedError(
                     "The catalog has unreadable slots, and a snapshot may have been there: nothing is freed. "
@@ -266,6 +268,13 @@ class Collector:
         return self._store.leased() | union_of(self._store, [*added, head]) | journal_numbers(self._store, head)
 
     def _carry_out(self, one: Round) -> None:
+        try:
+            self._carry_out_durably(one)
+        except SyncFailedError as error:
+            self._store.fail(error)
+            raise
+
+    def _carry_out_durably(self, one: Round) -> None:
         self._intent.write(one.intent(self._intent.next_serial()))
         for drop in one.drops:
             self._store.drop_pack(drop.pack)

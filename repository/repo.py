@@ -138,6 +138,7 @@ class Repository:
                 volume=volume, config=config, store=store, catalog=catalog, events=events, clock=at, lock=lock
             )
             if writable:
+                catalog.stop = store
                 repository.space.ensure_reserve()
                 store.guard_growth(repository.space.require_growth)
             stack.pop_all()

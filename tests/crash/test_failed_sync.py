@@ -4,16 +4,16 @@ import errno
 import os
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from repository.errors import BallastError, SyncFailedError
-from repository.format.catalog import SnapshotKind
-from repository.format.inode import NodeKind
-from repository.ids import ROOT_FILE_ID
-from repository.live import names
+from repository.errors import SyncFailedError, VolumeError
+from repository.format.journal import NodeGone
+from repository.format.record import RecordKind
+from repository.ids import FileId
 from repository.policy.collect import Safety
 from repository.repo import Repository
 from tests.crash.history import History
@@ -22,7 +22,7 @@ from tests.crash.workload import Workload, found
 from tests.support.calls import Operation, RecordingCalls
 from tests.support.crash import Disk
 from tests.support.repositories import SetClock
-from tests.support.sync_live import SyncLive
+from tests.support.sync_live import SyncLive, picture_of
 
 pytestmark = pytest.mark.logs("pack.header_damaged", "store.failed", "index.segment_discarded", "record.damaged")
 
@@ -92,15 +92,21 @@ class _Reference:
 
 
 def _is_stopped(live: SyncLive) -> None:
-    """Whatever asks for durability now is refused."""
-    names.create(live.tree, ROOT_FILE_ID, b"too late", names.Wish(NodeKind.FILE, 0o600, 0, 0))
-    for _ in range(2):
-        with pytest.raises(BallastError):
-            live.flush()
-        with pytest.raises(BallastError):
-            live.commit(SnapshotKind.NAMED, "too late")
-        with pytest.raises(BallastError):
-            live.repository.gc(safety=Safety.NONE)
+    """Whatever would acknowledge something now is refused, however often it is asked; reading is not."""
+    repository = live.repository
+    asked: list[Callable[[], object]] = [
+        live.store.sync,
+        lambda: live.store.put(RecordKind.CHUNK, [b"too late"], live.leases[0]),
+        lambda: live.journal.write([NodeGone(FileId(99))], live.leases[1], 1),
+        lambda: repository.gc(safety=Safety.NONE),
+        repository.mark_unmounted,
+        *(lambda slot=slot: repository.rename(slot, "too late") for slot in repository.listed()[:1]),
+    ]
+    for ask in asked * 2:
+        with pytest.raises(VolumeError, match=r"Writing|durable"):
+            ask()
+    for slot in repository.listed():
+        picture_of(repository, slot)
 
 
 @pytest.mark.parametrize("seed", range(60, 64))
@@ -112,8 +118,9 @@ def test_nothing_is_acknowledged_after_it_and_nothing_before_it_is_lost(memory_f
         work, disk = reference.failing(at)
         with Repository.open(work.path, writable=False) as reading:
             reading.check()
-        _is_stopped(work.live)
-        work.live.kill()
+        if work.is_open:
+            _is_stopped(work.live)
+            work.live.kill()
         log = list(work.calls.log)
         _verify_power_cut(disk, log, memory_folder / "image", rng, reference.history, at)
         live = recover(work.path, work.clock)

@@ -67,6 +67,8 @@ class Workload:
         self.world = World()
         self.written: Final[list[bytes]] = []
         self._flushed = World()
+        self.is_open = True
+        """False once opening has failed: `live` is the one before."""
         self.live = SyncLive(path, calls=self.calls, clock=self.clock)
         self._note_snapshots()
         self.calls.mark("opened")
@@ -289,14 +291,19 @@ class Workload:
         start = self.now
         with self._promise_live():
             self.live.close()
-            self.live = SyncLive(self.path, calls=self.calls, clock=self.clock)
+            self._open()
         self._note_snapshots(start)
 
     def kill(self) -> None:
         """The process dies without a word, the machine goes on; the next process finds what was flushed."""
         self.live.kill()
-        self.live = SyncLive(self.path, calls=self.calls, clock=self.clock)
+        self._open()
         self.world = self._flushed.copy()
+
+    def _open(self) -> None:
+        self.is_open = False
+        self.live = SyncLive(self.path, calls=self.calls, clock=self.clock)
+        self.is_open = True
 
 
 def _state_of(slot: Slot) -> SnapshotState:

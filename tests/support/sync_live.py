@@ -22,9 +22,13 @@ class SyncLive:
 
     def __init__(self, path: Path, *, calls: Calls | None = None, clock: Clock | None = None) -> None:
         self.repository = Repository.open(path, writable=True, calls=calls, clock=clock)
-        self.head = HeadCommitter(self.repository)
-        self.tree, self.recovery, mark = self.head.open()
-        self.repository.mark_mounted()
+        try:
+            self.head = HeadCommitter(self.repository)
+            self.tree, self.recovery, mark = self.head.open()
+            self.repository.mark_mounted()
+        except BaseException:
+            self.kill()
+            raise
         self.store = self.repository.store
         self.journal = JournalWriter(self.store, self.repository.clock, mark)
         self.chunker = Chunker(self.repository.config.chunker)
