@@ -100,10 +100,10 @@ class Flusher:
         if self._log_room.taken > JOURNAL_TAKEN_MAX and not self._running:
             self._nursery.start_soon(self._early_round)
 
-    async def admit_write(self, length: int, *, known: bool) -> int:
+    async def admit_write(self, length: int, journal_bytes: int) -> int:
         """Room for `length` written bytes, in memory and on disk; its cost, for `took_in` once the tree has them.
 
-        `known`: the file is in the next flush already. Raises NoSpaceError: nothing was taken then.
+        `journal_bytes`: beside what describes the bytes. Raises NoSpaceError: nothing was taken then.
         """
         self.check()
         while self._tree.run_bytes + length > MEMORY_BYTES_MAX and self._tree.run_bytes:
@@ -117,7 +117,7 @@ class Flusher:
             if not self._data.try_take(cost):
                 self._settle()
                 await self._data.take(cost)
-            journal = records * CHUNK_CLAIM_BYTES + (0 if known else CHANGE_COST)
+            journal = records * CHUNK_CLAIM_BYTES + journal_bytes
             if not self._log_room.try_take(journal):
                 await self._log_room.take(journal)
             self.check()

@@ -16,7 +16,7 @@ from typing import Final
 import pyfuse3
 
 from fusefs.attributes import FOREVER_S, absent, attributes
-from fusefs.flusher import Flusher
+from fusefs.flusher import CHANGE_COST, Flusher
 from fusefs.inodes import InodeNumber, live_file_id, live_number
 from fusefs.readpath import ReadPath, Stream, assemble, unique
 from fusefs.trees import Trees
@@ -34,6 +34,8 @@ LIVE_HANDLE_BIT: Final = 1 << 61
 KNOWN_MAX: Final = 131_072
 """Inodes that the kernel keeps numbers of, beyond which the oldest are taken away from it; about 400 bytes each."""
 EVICTED_AT_ONCE: Final = 4_096
+XATTR_OVERHEAD_BYTES: Final = 8
+"""Lengths of one extended attribute in the journal, rounded up."""
 SYMLINK_BYTES_MAX: Final = 4095
 """PATH_MAX without its NUL: what the kernel follows."""
 
@@ -184,8 +186,8 @@ class LiveOps:
     # --- attributes ---------------------------------------------------------------------------------------------
 
     async def setattr(self, number: int, wanted: change.Wanted) -> pyfuse3.EntryAttributes:
-        await self._flusher.admit_change(1024)
         file_id = live_file_id(number)
+        await self._flusher.admit_change(_xattr_bytes(await self._trees.ask(self._tree.resolve, file_id)))
         return self._attributes(await self._trees.ask(change.set_attributes, self._tree, file_id, wanted))
 
     async def getxattr(self, number: int, name: bytes) -> bytes:
@@ -199,13 +201,14 @@ class LiveOps:
 
     async def setxattr(self, number: int, name: bytes, value: bytes) -> None:
         file_id = live_file_id(number)
-        known = (await self._trees.ask(self._tree.resolve, file_id)).xattrs
-        await self._flusher.admit_change(len(value) + sum(len(key) + len(old) for key, old in known))
+        known = await self._trees.ask(self._tree.resolve, file_id)
+        await self._flusher.admit_change(len(value) + _xattr_bytes(known))
         await self._trees.ask(change.set_xattr, self._tree, file_id, name, value)
 
     async def removexattr(self, number: int, name: bytes) -> None:
-        await self._flusher.admit_change(change.XATTR_VALUE_BYTES_MAX)
-        await self._trees.ask(change.remove_xattr, self._tree, live_file_id(number), name)
+        file_id = live_file_id(number)
+        await self._flusher.admit_change(_xattr_bytes(await self._trees.ask(self._tree.resolve, file_id)))
+        await self._trees.ask(change.remove_xattr, self._tree, file_id, name)
 
     # --- open files ---------------------------------------------------------------------------------------------
 
@@ -292,7 +295,10 @@ class LiveOps:
         file_id = self._file(fh).file_id
         if offset + len(part) > FILE_SIZE_MAX:
             raise RefusedError(errno.EFBIG)
-        cost = await self._flusher.admit_write(len(part), known=file_id in self._tree.journal_nodes)
+        journal_bytes = 0
+        if file_id not in self._tree.journal_nodes:
+            journal_bytes = CHANGE_COST + _xattr_bytes(await self._trees.ask(self._tree.resolve, file_id))
+        cost = await self._flusher.admit_write(len(part), journal_bytes)
         try:
             await self._trees.ask(write, self._tree, file_id, offset, part)
         finally:
@@ -341,3 +347,8 @@ class LiveOps:
     async def fsync(self) -> None:
         """Everything acknowledged so far is durable, of this file and of all others: one prefix of operations."""
         await self._flusher.sync()
+
+
+def _xattr_bytes(view: View) -> int:
+    """Journal bytes that an inode's extended attributes take: each change of it writes them all."""
+    return sum(len(name) + len(value) + XATTR_OVERHEAD_BYTES for name, value in view.xattrs)
