@@ -34,6 +34,8 @@ FLUSH_EVERY_S: Final = 4.0
 """With the time that a round takes, what is written without fsync survives a crash after five seconds."""
 OVERLAY_NODES_MAX: Final = 25_000
 """Changed inodes in memory, at roughly 1.5 kB each; beyond it the head is committed (no snapshot comes of it)."""
+NAMES_MAX: Final = 200_000
+"""Changes of names in memory, some 150 bytes each: files made and removed again leave nothing else behind."""
 LOOK_EVERY_S: Final = 0.25
 """How often a change is looked for: short beside --settle, and nothing beside a wake-up a second."""
 
@@ -173,7 +175,7 @@ class LiveSession:
             if self.activity().changed_since_s is not None:
                 self._changed.set()
             try:
-                if len(self.tree.overlay) > OVERLAY_NODES_MAX:
+                if len(self.tree.overlay) > OVERLAY_NODES_MAX or self.tree.names_changed > NAMES_MAX:
                     await self.checkpoint()
                 elif trio.current_time() - flushed_s >= FLUSH_EVERY_S:
                     flushed_s = trio.current_time()

@@ -150,7 +150,7 @@ class Catalog:
         with self._lock:
             size = self._handle.size()
             data = memoryview(self._handle.pread(size, 0))
-            available = size // GROUP_BYTES * SLOTS_PER_GROUP
+            available = -(-size // GROUP_BYTES) * SLOTS_PER_GROUP
             self._held, self._place, self._free, self._faults = {}, {}, [], []
             weak: list[int] = []
             head = self._load(data, HEAD_SLOT, weak)

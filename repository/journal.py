@@ -124,7 +124,7 @@ class _Candidate:
 
 def pending(store: RecordStore, head: Head) -> Pending:
     """The flushes after `head.journal`, in order, up to the first that is missing, torn or names what is not there."""
-    candidates = _candidates(store, head)
+    candidates, unreadable = _candidates(store, head)
     mark, flushes, numbers = head.journal, [], BitMap64()
     stopped: str | None = None
     while True:
@@ -152,14 +152,17 @@ def pending(store: RecordStore, head: Head) -> Pending:
             break
     if stopped is None and any(sequence > mark.sequence for sequence, _ in candidates):
         stopped = f"flush {mark.sequence + 1} is not there, later ones are"
+    if stopped is None:
+        stopped = unreadable
     if stopped is not None:
         log.info("journal.stopped", extra={"sequence": mark.sequence, "why": stopped})
     return Pending(tuple(flushes), mark, numbers, stopped)
 
 
-def _candidates(store: RecordStore, head: Head) -> dict[tuple[int, int], list[_Candidate]]:
-    """All flushes later than the head, by (sequence, digest of the one before)."""
+def _candidates(store: RecordStore, head: Head) -> tuple[dict[tuple[int, int], list[_Candidate]], str | None]:
+    """All flushes later than the head, by (sequence, digest of the one before); and a record that cannot be read."""
     by_flush: dict[tuple[int, int, int], _Candidate] = {}
+    unreadable: str | None = None
     for info in store.packs():
         if info.index < head.journal_floor:
             continue
@@ -170,6 +173,7 @@ def _candidates(store: RecordStore, head: Head) -> dict[tuple[int, int], list[_C
                 part = decode_part(store.read(directory.id_at(position)).payload)
             except DamagedError as error:
                 log.info("journal.unreadable", extra={"number": number, "error": str(error)})
+                unreadable = f"a record of it cannot be read: {error}"
                 continue
             if part.sequence <= head.journal.sequence:
                 continue
@@ -180,7 +184,7 @@ def _candidates(store: RecordStore, head: Head) -> dict[tuple[int, int], list[_C
     grouped: dict[tuple[int, int], list[_Candidate]] = {}
     for (sequence, previous, _), candidate in by_flush.items():
         grouped.setdefault((sequence, previous), []).append(candidate)
-    return grouped
+    return grouped, unreadable
 
 
 def _named_numbers(store: RecordStore, flush: Flush) -> BitMap64 | None:

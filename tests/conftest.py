@@ -2,7 +2,9 @@
 
 import logging
 import os
-from collections.abc import Generator
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -43,6 +45,15 @@ class _Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.split(".", 1)[0] in OURS:
             self.seen.append(record)
+
+
+@pytest.fixture
+def memory_folder() -> Iterator[Path]:
+    """An empty folder on tmpfs, where there is one: hundreds of small repositories would mostly measure fsync."""
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="ballast-test-", dir=memory if memory.is_dir() else None))
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -16,11 +16,11 @@ from repository.format.pack import (
     pack_path,
 )
 from repository.format.record import HEADER_BYTES
-from repository.ids import PackIndex
+from repository.ids import RECORDS_PER_PACK_MAX, PackIndex
 from repository.packs.load import list_packs
 from repository.packs.reader import read_directory
 from repository.packs.table import PackInfo
-from repository.policy.collect import live_rows
+from repository.policy.collect import live_rows, packs_of
 from repository.roots import all_kept
 from repository.storage.volume import FileHandle
 from repository.units import MIB
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from repository.ports import Progress
     from repository.repo import Repository
 
+FOREIGN: Final = "this is another pack, or another repository's; it is left alone"
 WINDOW_BYTES: Final = 4 * MIB
 """Read at once while records are verified; longer than the longest chunk with its header."""
 
@@ -48,7 +49,9 @@ def check_packs(
     """Every pack: its header, its end, and its records that something needs."""
     kept = _kept(repository, findings)
     infos = repository.store.packs()
-    _check_unknown(repository, findings, {info.index for info in infos})
+    known = {info.index for info in infos}
+    _check_unknown(repository, findings, known)
+    _check_missing(findings, known, kept)
     if progress is not None:
         progress.start("checking packs", sum(info.allocated_bytes for info in infos))
     records = read_bytes = 0
@@ -86,11 +89,34 @@ def _check_unknown(repository: "Repository", findings: "Findings", known: set[Pa
         if pack in known:
             continue
         try:
-            size = repository.volume.stat(pack_path(pack)).st_size
-        except VolumeError:
+            with repository.volume.open(pack_path(pack)) as handle:
+                size, start = handle.size(), handle.pread(PACK_HEADER_BYTES, 0)
+        except VolumeError as error:
+            if error.errno != errno.ENOENT:
+                findings.error(pack_path(pack), str(error))
             continue
-        if size > PACK_HEADER_BYTES and not repository.writable:
+        if _is_foreign(repository, pack, start):
+            findings.error(pack_path(pack), FOREIGN)
+        elif size > PACK_HEADER_BYTES and not repository.writable:
             findings.warning(pack_path(pack), "it appeared while this check ran, or holds no record")
+
+
+def _is_foreign(repository: "Repository", pack: PackIndex, start: bytes) -> bool:
+    """Whether a pack begins with the sound header of another pack, or of another repository's."""
+    try:
+        header = decode_pack_header(start)
+    except DamagedError:
+        return False
+    return header.pack != pack or header.repository_id != repository.config.repository_id
+
+
+def _check_missing(findings: "Findings", known: set[PackIndex], kept: BitMap64 | None) -> None:
+    """Packs that something needs and that are not there, or hold nothing that can be read."""
+    for pack in [] if kept is None else packs_of(kept):
+        if pack not in known:
+            start = pack * RECORDS_PER_PACK_MAX
+            count = 0 if kept is None else kept.range_cardinality(start, start + RECORDS_PER_PACK_MAX)
+            findings.error(pack_path(pack), f"it is missing, or holds none of the {count} records needed of it")
 
 
 class _PackCheck:
@@ -103,6 +129,7 @@ class _PackCheck:
         self._kept = kept
         self._codec = Codec(repository.config.id_key, repository.config.seed)
         self._path = pack_path(info.index)
+        self._is_punched = False
 
     def run(self, *, read_data: bool) -> tuple[int, int]:
         """Returns the number of records in it, and the bytes of those that were verified whole."""
@@ -123,8 +150,9 @@ class _PackCheck:
         except DamagedError as error:
             self._findings.warning(f"{self._path}, byte 0", f"{error}; its records stand by themselves")
             return
+        self._is_punched = header.punched
         if header.pack != self._info.index or header.repository_id != config.repository_id:
-            self._findings.error(f"{self._path}, byte 0", "this is another pack, or another repository's")
+            self._findings.error(f"{self._path}, byte 0", FOREIGN)
 
     def _check_end(self, handle: FileHandle) -> None:
         seed = self._repository.config.seed
@@ -155,6 +183,8 @@ class _PackCheck:
             else:
                 header = self._codec.header_at(buffer, self._info.index, offset)
         except DamagedError as error:
+            if self._kept is None and self._is_punched and not buffer.strip(b"\0"):
+                return 0  # collected; which records are needed cannot be told
             self._findings.error(place, f"record {record_id.hex()}: {error}")
             return 0
         if header.id != record_id or header.position != position or header.stored_length != stored:

@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+import xxhash
+
 from repository.errors import NoRepositoryError
 from repository.units import KIB, MIB
 
@@ -64,7 +66,15 @@ class Config:
 
     def encode(self) -> bytes:
         """The bytes of `repository.json`."""
-        document = {
+        return _text({**self._document(), "checksum": self.checksum}) + b"\n"
+
+    @property
+    def checksum(self) -> str:
+        """XXH3-64 of all values, hexadecimal: a flipped digit of the key would make every record look damaged."""
+        return xxhash.xxh3_64_hexdigest(_text(self._document()))
+
+    def _document(self) -> dict[str, object]:
+        return {
             "format_version": FORMAT_VERSION,
             "features": list(self.features),
             "repository_id": self.repository_id.hex(),
@@ -82,7 +92,10 @@ class Config:
             "headspace_bytes": self.headspace_bytes,
             "quota_bytes": self.quota_bytes,
         }
-        return json.dumps(document, indent=2, sort_keys=True).encode() + b"\n"
+
+
+def _text(document: dict[str, object]) -> bytes:
+    return json.dumps(document, indent=2, sort_keys=True).encode()
 
 
 def new_config(
@@ -130,10 +143,15 @@ def decode_config(buffer: bytes) -> Config:
             headspace_bytes=int(document["headspace_bytes"]),
             quota_bytes=int(document["quota_bytes"]),
         )
+        checksum = document["checksum"]
     except (ValueError, KeyError, TypeError) as error:
         raise NoRepositoryError(f"{CONFIG_NAME} is damaged ({error}).") from error
     if not config_is_sound(config):
         raise NoRepositoryError(f"{CONFIG_NAME} is damaged (impossible values).")
+    if checksum != config.checksum:
+        raise NoRepositoryError(
+            f"{CONFIG_NAME} is damaged (its checksum does not hold); the headers of the packs repeat what it said."
+        )
     return config
 
 

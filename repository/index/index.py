@@ -42,6 +42,7 @@ class Index:
         self._damaged = BitMap64()
         self.segments: tuple[Segment, ...] = ()
         """Newest first. Replaced as a whole."""
+        self._doubting = threading.Lock()
 
     # -- changes: under the state lock -------------------------------------------------------------------------
 
@@ -90,7 +91,16 @@ class Index:
         return len(self._memory)
 
     def find(self, ids: Sequence[RecordId], *, to_share: bool) -> list[Place | None]:
-        """The place of each id, None where it is nowhere. With `to_share`, records known to be damaged don't count."""
+        """The place of each id, None where it is nowhere. With `to_share`, records known to be damaged don't count.
+
+        Without it something refers to these ids: where one is found nowhere, the segments themselves are doubted.
+        """
+        answers = self._find(ids, to_share)
+        if not to_share and None in answers and self._drop_rotten():
+            answers = self._find(ids, to_share)
+        return answers
+
+    def _find(self, ids: Sequence[RecordId], to_share: bool) -> list[Place | None]:
         answers: list[Place | None] = [self._in_memory(record_id, to_share) for record_id in ids]
         missing = [item for item, place in enumerate(answers) if place is None]
         if not missing or not self.segments:
@@ -104,6 +114,10 @@ class Index:
 
     def candidates(self, record_id: RecordId) -> list[Place]:
         """Every place of `record_id` that may be read, those not known as damaged first."""
+        places = self._candidates(record_id)
+        return self._candidates(record_id) if not places and self._drop_rotten() else places
+
+    def _candidates(self, record_id: RecordId) -> list[Place]:
         number = self._memory.get(record_id)
         known = None if number is None else self._table.place(number)
         places = [] if known is None else [known]
@@ -192,6 +206,22 @@ class Index:
             dead = [number in condemned for number in numbers[candidates].tolist()]
             keep[candidates[np.array(dead, np.bool_)]] = False
         return keep
+
+    def _drop_rotten(self) -> bool:
+        """Read every segment whole that was not yet, and let go of those that do not hold; whether there was one.
+
+        A segment's columns are mapped, not read, when it is opened: rot in them hides records that are in the packs.
+        """
+        with self._doubting:
+            rotten = False
+            for segment in self.segments:
+                if not segment.verified:
+                    try:
+                        segment.verify()
+                    except DamagedError as error:
+                        self.discard(segment, error)
+                        rotten = True
+            return rotten
 
     def discard(self, segment: Segment, reason: BallastError) -> None:
         """Stop using a segment that is damaged; the packs that it covered are read again."""

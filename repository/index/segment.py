@@ -53,6 +53,8 @@ class Segment:
             self._map: Final = handle.map_for_reading()
         self.keys: Final[KeyArray] = np.frombuffer(self._map, KEY_TYPE, header.row_count, header.keys_offset)
         self.rows: Final[RowArray] = np.frombuffer(self._map, ROW_TYPE, header.row_count, header.rows_offset)
+        self.verified = False
+        """Whether keys and rows were read whole since this was opened, and held."""
 
     def __len__(self) -> int:
         return self.header.row_count
@@ -97,3 +99,4 @@ class Segment:
             or xxhash.xxh3_64_intdigest(self.rows.view(np.uint8).data) != self.header.rows_xxh3
         ):
             raise DamagedError(f"{self.path}: a checksum does not hold")
+        self.verified = True

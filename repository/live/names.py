@@ -259,6 +259,7 @@ def drop(tree: LiveTree, node: Node) -> None:
 def set_name(tree: LiveTree, holder: Node, name: bytes, child: FileId | None, *, was: FileId | None) -> None:
     """Binds `name` in `holder`, which the caller has marked as changed, and keeps its count."""
     holder.changes[name] = child
+    tree.names_changed += 1
     holder.count += (child is not None) - (was is not None)
     tree.journal_names[(holder.file_id, name)] = None
 

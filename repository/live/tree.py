@@ -66,6 +66,8 @@ class LiveTree:
         """Large buffers for jobs, to be used again: the first touch of memory costs more than chunking it."""
         self.changes = 0
         """Counts changes; never reset. Equal values mean: nothing happened in between."""
+        self.names_changed = 0
+        """Names bound or removed in this generation, each kept in its directory's changes until the commit."""
         self.ended = False
         """Nothing changes any more: the last commit is being made, and what came after it would be lost."""
         self._directories: dict[FileId, Inode] = {}
@@ -246,6 +248,7 @@ class LiveTree:
         assert not self.frozen
         self.frozen = self.overlay
         self.overlay = {}
+        self.names_changed = 0
         gone, self.gone_links = self.gone_links, set()
         return self.frozen, gone
 

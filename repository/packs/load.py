@@ -44,6 +44,8 @@ class _Head(NamedTuple):
     created_ns: int
     punched: bool
     damaged: bool = False
+    foreign: bool = False
+    """Sound, and of another pack or another repository."""
 
 
 def list_packs(volume: Volume) -> Iterator[PackIndex]:
@@ -82,7 +84,7 @@ class PackLoader:
 
         What is damaged is left out, and logged. A pack whose trailer holds, or that could not be read everywhere, is
         never written to: a record that cannot be read today must not be cut off.
-        None where the file is gone meanwhile. Raises VolumeError, SyncFailedError.
+        None where the file is gone meanwhile, is another pack's, or tells nothing. Raises VolumeError, SyncFailedError.
         """
         try:
             handle = self._volume.open(pack_path(pack), writable=seal)
@@ -108,6 +110,10 @@ class PackLoader:
                     _log.warning("pack.unreadable", extra={"pack": pack})
                 elif verify and len(directory):
                     sealed = self._seal(handle, head, directory, scan.end_offset)
+                elif head.foreign:
+                    _log.warning("pack.foreign", extra={"pack": pack})
+                if not len(directory) and (scan.unreadable or head.foreign):
+                    return None  # not empty, as far as anybody can tell: not to be taken for one that a crash left
             elif head.punched:
                 directory = without_gone(handle, self._codec, directory, check_all_headers=True)
         return KnownPack(
@@ -139,7 +145,8 @@ class PackLoader:
         except (DamagedError, VolumeError) as error:
             _log.warning("pack.header_damaged", extra={"pack": pack, "reason": str(error)})
             return _Head(Stream.BULK, handle.stat().st_mtime_ns, punched=True, damaged=True)
-        return _Head(header.stream, header.created_ns, header.punched)
+        foreign = header.pack != pack or header.repository_id != self._config.repository_id
+        return _Head(header.stream, header.created_ns, header.punched, foreign=foreign)
 
     def _seal(self, handle: FileHandle, head: _Head, directory: PackDirectory, end_offset: int) -> bool:
         try:

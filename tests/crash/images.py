@@ -9,7 +9,7 @@ from typing import Final
 
 from repository.repo import Repository
 from tests.crash.history import History
-from tests.crash.workload import Workload, found
+from tests.crash.workload import CATALOG_SLOTS, Workload, found
 from tests.support.calls import Operation, RecordingCalls
 from tests.support.crash import Disk
 from tests.support.repositories import SetClock
@@ -22,10 +22,10 @@ SYNCS: Final = ("fdatasync", "fsync")
 class Session:
     """A finished session: the disk as it was before, and the log of operations with its history."""
 
-    def __init__(self, folder: Path, seed: int, steps: int) -> None:
+    def __init__(self, folder: Path, seed: int, steps: int, slots: int = CATALOG_SLOTS) -> None:
         self.folder: Final = folder
         self.path: Final = folder / "session"
-        found(self.path, SetClock())
+        found(self.path, SetClock(), slots=slots)
         self._disk: Final = Disk.of(self.path)
         work = Workload(self.path, seed)
         work.run(steps)

@@ -8,13 +8,16 @@ from typing import Final
 
 import pytest
 
+from repository import catalog
 from repository.errors import BallastError
 from repository.format.inode import NodeKind
 from repository.format.pack import PUNCHED_OFFSET
 from repository.ids import ROOT_FILE_ID
 from repository.live import names, writing
 from repository.policy.collect import Safety
+from repository.rebuild import rebuild
 from repository.repo import Repository
+from repository.storage.volume import Volume
 from tests.crash.images import Session, bytes_of, recover, verify, verify_check
 from tests.support.calls import Operation, RecordingCalls
 from tests.support.crash import Disk
@@ -47,6 +50,28 @@ def test_nothing_promised_is_missing_500_images(memory_folder: Path, seed: int) 
         live.kill()
         images += 1
     assert images == 25
+
+
+@pytest.mark.parametrize("seed", range(70, 72))
+def test_the_catalog_grows(memory_folder: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    monkeypatch.setattr(catalog, "SLOTS_GROWN", 4)
+    session = Session(memory_folder, seed, 2 * STEPS, slots=8)
+    assert len(session.history.snapshots) > 8
+    for cut, image in session.images(session.cuts(10)):
+        live = recover(image, session.clock)
+        verify(live, session.history, cut)
+        live.kill()
+
+
+@pytest.mark.parametrize("seed", range(80, 82))
+def test_rebuilding_an_image_loses_nothing(memory_folder: Path, seed: int) -> None:
+    """Whoever reaches for `ballast rebuild` after a power cut gets what a mount would have given."""
+    session = Session(memory_folder, seed, STEPS)
+    for cut, image in session.images(session.cuts(4)):
+        rebuild(Volume(image), session.clock)
+        live = recover(image, session.clock)
+        verify(live, session.history, cut)
+        live.kill()
 
 
 def _crashes(

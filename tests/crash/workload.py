@@ -30,9 +30,9 @@ CATALOG_SLOTS: Final = 64
 """Instead of 4,096: an image's catalog is written and read for each of hundreds of images."""
 
 
-def found(path: Path, clock: SetClock) -> None:
+def found(path: Path, clock: SetClock, *, reserve_bytes: int = 0, slots: int = CATALOG_SLOTS) -> None:
     """A repository with small chunks, packs and catalog, always with the same id and key."""
-    Repository.init(path, reserve_bytes=0, clock=clock)
+    Repository.init(path, reserve_bytes=reserve_bytes, headspace_bytes=0, clock=clock)
     volume = Volume(path)
     config = read_config(volume)
     small = replace(
@@ -44,14 +44,14 @@ def found(path: Path, clock: SetClock) -> None:
         segment_bytes=1 * MIB,
         quota_bytes=0,
     )
-    _replace_files(path, volume, small)
+    _replace_files(path, volume, small, slots)
 
 
-def _replace_files(path: Path, volume: Volume, config: Config) -> None:
+def _replace_files(path: Path, volume: Volume, config: Config, slots: int) -> None:
     for name in (CATALOG_FILE, INTENT_FILE):
         (path / name).unlink()
     (path / CONFIG_NAME).write_bytes(config.encode())
-    Catalog.create(volume, config.seed, Head(), slots=CATALOG_SLOTS)
+    Catalog.create(volume, config.seed, Head(), slots=slots)
     IntentFile.create(volume, config.seed)
 
 

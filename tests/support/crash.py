@@ -224,7 +224,8 @@ class Disk:
             case "sync_failed":
                 self._fail(path, operation.length)
             case _:
-                self._now[path].pending.append(operation)
+                if path in self._now:  # else it has no name any more
+                    self._now[path].pending.append(operation)
 
     def _sync(self, path: str) -> None:
         file = self._now.get(path)

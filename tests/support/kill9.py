@@ -3,6 +3,7 @@
 Ends only the daemon and the program that it started itself.
 """
 
+import errno
 import random
 import subprocess
 import sys
@@ -16,10 +17,14 @@ from tests.support.world import Picture, World, difference
 
 STEPS: Final = 6_000
 """More than a program gets done before the latest kill."""
+RUN_S_MIN: Final = 0.1
 RUN_S_MAX: Final = 2.0
+"""From when the program is started; an interpreter takes some 50 ms of that."""
 PATIENCE_S: Final = 60.0
-FILES_MAX: Final = 100
-"""Beyond this the world begins anew, so that looking at all of it stays quick."""
+LOOKED_AT_MAX: Final = 8
+"""Snapshots compared in a round, of all that were ever made."""
+KILLED: Final = (None, errno.ENOTCONN, errno.ECONNABORTED)
+"""What a program gets from a dead daemon; None: it came to the end of its steps."""
 
 
 class Rounds:
@@ -38,25 +43,26 @@ class Rounds:
 
     def run(self) -> str:
         """One round; returns a line about it. Raises AssertionError where something promised is missing."""
-        options = self._rng.choice((CALM, BUSY))
-        mount = Mounted(self._repository, self._folder / "mnt", options)
+        mount = Mounted(self._repository, self._folder / "mnt", self._rng.choice((CALM, BUSY)))
         try:
             mount.start()
-            self._compare(mount, World(), [], Outcome(0, 0, None))
-            steps = plan(self._world, self._rng, STEPS, f"round {self.kills}")
+            found = look(mount.live)
+            assert found == self._world.picture(), difference(found, self._world.picture())
+            before, steps = self._world, plan(self._world, self._rng, STEPS, f"round {self.kills}")
             outcome = self._killed_under(mount, steps)
-            if outcome.errno == 5: print(mount.log.read_text()[-3000:])
+            assert not (trouble := mount.trouble()), trouble
             self._check()
             mount.start()
-            taken = self._compare(mount, self._world, steps, outcome)
+            taken, self._world = _state_like(look(mount.live), before, steps, outcome)
+            self._compare_snapshots(mount, before, steps, outcome)
+            assert not (trouble := mount.trouble()), trouble
             mount.umount()
         finally:
             mount.clean_up()
         self._check()
         self.kills += 1
         self.steps += outcome.returned
-        promised = outcome.begun - taken
-        return f"errno {outcome.errno} {steps[outcome.begun-1]} {outcome.returned} steps returned, the last {promised} of {outcome.begun} begun are gone"
+        return f"{outcome.returned} steps returned; {outcome.begun - taken} of {outcome.begun} begun are gone"
 
     def _killed_under(self, mount: Mounted, steps: list[Step]) -> Outcome:
         program, notes = self._folder / "program", self._folder / "notes"
@@ -64,46 +70,40 @@ class Rounds:
         notes.unlink(missing_ok=True)
         with subprocess.Popen([sys.executable, "-I", "-S", "-c", EXECUTOR, program, notes, mount.live]) as worker:
             try:
-                time.sleep(self._rng.uniform(0.1, RUN_S_MAX))
+                time.sleep(self._rng.uniform(RUN_S_MIN, RUN_S_MAX))
                 mount.kill()
                 worker.wait(PATIENCE_S)
             finally:
                 worker.kill()
-        return outcome_of(notes)
+        outcome = outcome_of(notes)
+        assert outcome.errno in KILLED, f"{outcome}: {steps[outcome.begun - 1]}"
+        return outcome
 
-    def _compare(self, mount: Mounted, before: World, steps: list[Step], outcome: Outcome) -> int:
-        """What is mounted now is one of the states that may be left; returns after how many steps."""
-        found = look(mount.live)
-        if not steps:
-            assert found == self._world.picture(), difference(found, self._world.picture())
-        else:
-            self._world = self._state_like(found, before, steps, outcome)
+    def _compare_snapshots(self, mount: Mounted, before: World, steps: list[Step], outcome: Outcome) -> None:
         shown = set(mount.names())
         for name, returned, then in snapshots(before, steps, outcome):
-            assert returned <= (name in shown), f"the snapshot '{name}' was made and is missing"
+            assert name in shown or not returned, f"the snapshot '{name}' was made and is missing"
             if name in shown:
                 self._kept[name] = then.picture()
-        for name, wanted in self._kept.items():
-            here = look(mount.snapshots / name)
-            assert here == wanted, f"snapshot '{name}':\n{difference(here, wanted)}"
-        return outcome.begun - sum(1 for _ in states(before, steps, outcome)) if not steps else self._taken
-
-    def _state_like(self, found: Picture, before: World, steps: list[Step], outcome: Outcome) -> World:
-        nearest, lines = "", 1 << 30
-        left = sum(1 for _ in states(before, steps, outcome))
-        for index, state in enumerate(states(before, steps, outcome)):
-            wanted = state.picture()
-            if found == wanted:
-                self._taken = outcome.begun - (left - 1 - index)
-                return state.copy()
-            story = difference(found, wanted)
-            if story.count("\n") < lines:
-                nearest, lines = f"after {outcome.begun - (left - 1 - index)} steps it were:\n{story}", story.count("\n")
-        raise AssertionError(f"no state between the last promise and the end ({outcome}) is like it; {nearest}")
+        for name in self._rng.sample(sorted(self._kept), min(LOOKED_AT_MAX, len(self._kept))):
+            found = look(mount.snapshots / name)
+            assert found == self._kept[name], f"snapshot '{name}':\n{difference(found, self._kept[name])}"
 
     def _check(self) -> None:
         done = ballast("check", self._repository, "--read-data")
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _state_like(found: Picture, before: World, steps: list[Step], outcome: Outcome) -> tuple[int, World]:
+    """The state that was found among those that may be left: after how many steps, and the tree."""
+    sizes = {path: row[3] for path, row in found.items()}
+    possible = list(range(outcome.begun + 1))[-sum(1 for _ in states(before, steps, outcome)) :]
+    for count, state in zip(possible, states(before, steps, outcome), strict=True):
+        if {path: len(state.thing(path).data) for path in state.names} == sizes and state.picture() == found:
+            return count, state.copy()
+    stories = [difference(found, state.picture()) for state in states(before, steps, outcome)]
+    nearest = min(stories, key=lambda story: story.count("\n"))
+    raise AssertionError(f"none of the states after {possible[0]} to {possible[-1]} steps; the nearest:\n{nearest}")
 
 
 def main() -> int:

@@ -93,7 +93,7 @@ class Twins:
         data = self.dice.randbytes(self.dice.randrange(1, 9000))
 
         def step(root: Path) -> None:
-            file = os.open(root / path, os.O_WRONLY)
+            file = os.open(root / path, os.O_WRONLY | os.O_NONBLOCK)  # a FIFO without a reader is ENXIO, no wait
             os.pwrite(file, data, offset)
             os.close(file)
 

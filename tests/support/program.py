@@ -144,13 +144,17 @@ class _Planner:
                 return self._write()
             case "truncate":
                 path = self._one(world.files())
-                return path and Step(verb, path, length=rng.choice((0, rng.randint(0, 150_000))))
+                return None if path is None else Step(verb, path, length=rng.choice((0, rng.randint(0, 150_000))))
             case "chmod":
                 path = self._one([path for path in world.names if not _is(world, path, NodeKind.SYMLINK)])
-                return path and Step(verb, path, seed=rng.randrange(0o1000))
+                return None if path is None else Step(verb, path, seed=rng.randrange(0o1000))
             case "setxattr" | "fsync":
                 path = self._one(world.files())
-                return path and Step(verb, path, length=rng.choice((5, 900)), seed=rng.randrange(1, 1 << 30))
+                return (
+                    None
+                    if path is None
+                    else Step(verb, path, length=rng.choice((5, 900)), seed=rng.randrange(1, 1 << 30))
+                )
             case "fsyncdir":
                 return Step(verb, _text(rng.choice(world.directories())))
             case "link":
@@ -159,10 +163,10 @@ class _Planner:
                 return None if path is None or new in world.names else Step(verb, path, _text(new))
             case "unlink":
                 path = self._one([path for path in world.names if not world.is_directory(path)])
-                return path and Step(verb, path)
+                return None if path is None else Step(verb, path)
             case "rmdir":
                 path = self._one([path for path in world.directories()[1:] if not world.below(path)])
-                return path and Step(verb, path)
+                return None if path is None else Step(verb, path)
             case _:
                 return self._rename()
 
