@@ -172,7 +172,7 @@ def unmount(path: str, *, lazy: bool = False) -> None:
         )
     except subprocess.TimeoutExpired:
         raise BallastError(f"Unmounting {path} takes too long; something still waits for it.") from None
-    if done.returncode == 0:
+    if done.returncode == 0 or mounted_at(path) is None:  # somebody else may have been quicker
         return
     words = done.stderr.strip() or f"{command[0]} failed"
     if "busy" in words.lower():

@@ -12,7 +12,7 @@ from typing import Final
 
 from repository.errors import VolumeError
 from repository.format.intent import INTENT_BYTES, Intent, Punch, decode_intent, encode_intent
-from repository.format.pack import PACK_HEADER_BYTES, PUNCHED_OFFSET, pack_path
+from repository.format.pack import PACK_HEADER_BYTES, PUNCHED_OFFSET, pack_directory_path, pack_path
 from repository.ids import PackIndex
 from repository.packs.load import list_packs
 from repository.storage.volume import Volume
@@ -83,6 +83,8 @@ class IntentFile:
         highest = max(list_packs(self._volume), default=PackIndex(0))
         for pack in intent.unlinks:
             remove_pack(self._volume, pack, keep_header=pack == highest)
+        for directory in sorted({pack_directory_path(pack) for pack in intent.unlinks}):
+            self._volume.fsync_dir(directory)  # also where a killed process has unlinked them already
         free_ranges(self._volume, intent.punches)
         self.clear()
         log.info("collect.replayed", extra={"packs": len(intent.unlinks), "ranges": len(intent.punches)})

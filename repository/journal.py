@@ -170,7 +170,7 @@ def _candidates(store: RecordStore, head: Head) -> tuple[dict[tuple[int, int], l
         for position in np.flatnonzero(directory.kind == RecordKind.JOURNAL).tolist():
             number = number_of(info.index, position)
             try:
-                part = decode_part(store.read(directory.id_at(position)).payload)
+                part = decode_part(store.read_at(directory.place(position)).payload)
             except DamagedError as error:
                 log.info("journal.unreadable", extra={"number": number, "error": str(error)})
                 unreadable = f"a record of it cannot be read: {error}"

@@ -83,12 +83,16 @@ class TreeCheck:
             self._findings.warning(_name(root), "its bitmap holds more than it needs, and says that it is exact")
 
     def _healed(self, missing: BitMap64, numbers: BitMap64) -> BitMap64:
-        """Those of `missing` of which `numbers` has an earlier copy: collections keep them along with it."""
+        """Those of `missing` of which `numbers` has another copy.
+
+        A later one where damage was healed (collections keep it along); an earlier one that was given up, too small to
+        give a block back, and that a later process takes for good again.
+        """
         found = BitMap64()
         for number in list(missing)[:HEALED_MAX]:
             pack, position = pack_of(RecordNumber(number)), position_of(RecordNumber(number))
             copies = self._store.copies(self._store.directory(pack).id_at(position))
-            if any(copy.number < number and copy.number in numbers for copy in copies):
+            if any(copy.number in numbers for copy in copies):
                 found.add(number)
         return found
 

@@ -31,8 +31,11 @@ from repository.packs.scan import scan_pack
 from repository.packs.seal import seal_file
 from repository.packs.table import KnownPack
 from repository.storage.volume import FileHandle, Volume
+from repository.units import KIB
 
 PACK_DIRECTORIES: Final = 256
+HOLE_EDGE_BYTES: Final = 64 * KIB
+"""The largest block of a volume: as much beside a hole may have been written over with zeros."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -189,8 +192,11 @@ def without_gone(
         doubtful = set(rows.tolist())
     else:
         doubtful = _rows_in_holes(holes, directory, rows)
+    # Blocks that a punch took in part hold zeros, beside the hole: who lies there has no header any more.
+    beside = [(start - HOLE_EDGE_BYTES, end + HOLE_EDGE_BYTES) for start, end in holes]
+    examined = rows.tolist() if check_all_headers else sorted(_rows_in_holes(beside, directory, rows))
     kind = directory.kind.copy()
-    for position in rows.tolist() if check_all_headers else sorted(doubtful):
+    for position in examined:
         place = directory.place(position)
         if not _stands(handle, codec, directory, place) or (
             position in doubtful and not _verifies(handle, codec, directory, place)

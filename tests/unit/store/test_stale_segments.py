@@ -54,3 +54,23 @@ def test_a_merged_segment_whose_removal_was_lost_answers_with_nothing_that_was_p
     put_noise(again, range(9), LENGTH)
     for seed, record_id in (gone | ids).items():
         assert again.read(record_id).payload == noise(seed, LENGTH)
+
+
+def test_small_records_at_the_edges_of_a_hole_are_gone_too(tmp_path: Path) -> None:
+    """Their blocks are not part of the hole, only written over: each mount logged them as damaged."""
+    new_volume(tmp_path)
+    store = open_store(Volume(tmp_path))
+    ids = put_noise(store, range(120), 300)
+    store.close()
+    store = open_store(Volume(tmp_path))
+    places = {seed: place for seed, place in zip(ids, store.locate(list(ids.values())), strict=True) if place}
+    dead = [places[seed] for seed in range(20, 100)]
+    store.condemn(BitMap64([place.number for place in dead]))
+    start, end = dead[0].offset, dead[-1].offset + dead[-1].stored_length
+    store.punch(PackIndex(0), [(start, end - start)])
+    shutil.rmtree(tmp_path / "index")
+    store.close()
+    open_store(Volume(tmp_path)).close()
+    again = open_store(Volume(tmp_path))
+    kinds = again.directory(PackIndex(0)).kind.tolist()
+    assert [position for position, kind in enumerate(kinds) if not kind] == list(range(20, 100))
