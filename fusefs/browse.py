@@ -320,6 +320,9 @@ class Browse:
 
     async def _list_special(self, handle: ListingHandle, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         roots = handle.number in (inodes.SNAPSHOTS, inodes.TRASH)
+        if start_id == 0:  # at the beginning, or rewound: as it is now
+            await self._snapshots.refresh()
+            handle.names[:] = self._special_names(handle.number)
         for start in range(start_id, len(handle.names), VIEWS_A_HOP):
             names = handle.names[start : start + VIEWS_A_HOP]
             described = await self._describe_roots(handle.number, names) if roots else {}

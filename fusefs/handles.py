@@ -38,7 +38,7 @@ class TreeHandle:
 
 @dataclass(frozen=True, slots=True)
 class ListingHandle:
-    """An open made-up directory: its names as of opendir."""
+    """An open made-up directory: its names as of when it was last read from the beginning."""
 
     number: InodeNumber
     names: list[bytes] = field(default_factory=list)

@@ -49,13 +49,13 @@ def _handler(repository: Path, *, foreground: bool) -> tuple[logging.Handler, st
     if foreground:
         return _with_format(logging.StreamHandler(sys.stderr), FORMAT), "stderr"
     path = state_directory() / f"{_plain(repository.name)}-{zlib.crc32(bytes(repository)):08x}.log"
-    if not _shares_disk(path.parent, repository):
-        try:
+    try:
+        if not _shares_disk(path.parent, repository):
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             file = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1)
             return _with_format(file, FORMAT), str(path)
-        except OSError:
-            pass
+    except OSError:
+        pass  # also where the way to this user's home is closed
     if os.path.exists(SYSLOG_SOCKET):
         return _with_format(logging.handlers.SysLogHandler(SYSLOG_SOCKET), SYSLOG_FORMAT), "syslog"
     return logging.NullHandler(), "nowhere"

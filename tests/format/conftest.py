@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import Run, run
 from tests.format.golden import Expected, lay_out, load, unpacked
+
+__all__ = ["Run", "run"]
 
 Members = Mapping[str, tuple[int, bytes | None]]
 
@@ -31,8 +34,8 @@ def golden_path(members: Members, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture
-def own_copy(members: Members, tmp_path: Path) -> Path:
+def own_copy(members: Members, memory_folder: Path) -> Path:
     """One for this test alone."""
-    path = tmp_path / "repository"
+    path = memory_folder / "repository"
     lay_out(members, path, as_it_was=True)
     return path

@@ -17,8 +17,7 @@ from tests.format.independent_trees import Trees
 from tests.support.memory_store import MemoryStore
 
 CACHE_BYTES = 1 << 20
-SEGMENTS = 1_200
-"""Among so many, one ends a list; in the extents, whose hashes depend on more, a list is full before."""
+SEGMENTS = 260
 
 
 class Stored:
@@ -39,14 +38,19 @@ def new() -> tuple[MemoryStore, TreeWriter, Trees]:
     return store, writer, Trees(Stored(store))
 
 
-def ending_segments_early(hash_of: Callable[[int], int]) -> list[int]:
-    """Ascending numbers, every 64th of which ends a segment: many segments of few entries."""
+def numbers_that_cut(hash_of: Callable[[int, int], int]) -> list[int]:
+    """Ascending numbers, every 64th of which ends a segment, and the last of 256 segments a list as well.
+
+    `hash_of` a number and a level.
+    """
     numbers = [1]
     while len(numbers) < 64 * SEGMENTS:
         number = numbers[-1] + 1
-        if len(numbers) % 64 == 63:
-            while hash_of(number) >= (1 << 64) // 192:
-                number += 1
+        last = len(numbers) + 1
+        while (last % 64 == 0 and hash_of(number, 0) >= (1 << 64) // 192) or (
+            last == 64 * 256 and hash_of(number, 1) >= (1 << 64) // 768
+        ):
+            number += 1
         numbers.append(number)
     return numbers
 
@@ -60,7 +64,8 @@ def level_of(store: MemoryStore, record_id: bytes, kind: RecordKind, offset: int
 
 def test_a_directory_of_two_levels_of_lists() -> None:
     store, writer, trees = new()
-    names = [b"%012d" % number for number in ending_segments_early(lambda number: xxh3_64_intdigest(b"%012d" % number))]
+    numbers = numbers_that_cut(lambda number, level: xxh3_64_intdigest(b"%08d" % number, level))
+    names = [b"%08d" % number for number in numbers]
     listing, totals = writer.write_directory(
         Entry(name, Inode(NodeKind.FIFO, FileId(2 + number))) for number, name in enumerate(names)
     )
@@ -74,10 +79,10 @@ def test_a_directory_of_two_levels_of_lists() -> None:
 
 def test_a_file_of_two_levels_of_lists() -> None:
     _, writer, trees = new()
-    chance = random.Random(1)
+    chance = random.Random(21)  # chosen so that a list ends early
     chunks = [
         RecordId(chance.randbytes(6) + (b"\0\0" if number % 128 == 127 else chance.randbytes(2)) + bytes(24))
-        for number in range(128 * 2_060)
+        for number in range(128 * 275)
     ]
     extents = [Extent(number * 70_000, 65_000, chunk, 11) for number, chunk in enumerate(chunks)]
     ref = writer.write_extents(extents)
@@ -89,7 +94,7 @@ def test_a_file_of_two_levels_of_lists() -> None:
 
 def test_a_links_table_of_two_levels_of_lists() -> None:
     store, writer, trees = new()
-    numbers = ending_segments_early(lambda number: xxh3_64_intdigest(number.to_bytes(8, "little")))
+    numbers = numbers_that_cut(lambda number, level: xxh3_64_intdigest(number.to_bytes(8, "little"), level))
     file_ids = [FileId(number) for number in numbers]
     inodes = {file_id: Inode(NodeKind.SOCKET, file_id, nlink=2, mtime_ns=-file_id) for file_id in file_ids}
     table = writer.rewrite_links(None, inodes)

@@ -201,6 +201,18 @@ def test_an_editor_that_keeps_a_backup_by_a_hard_link(place: Path) -> None:
         assert (place / "letter~").stat().st_nlink == 1
 
 
+def test_programs_run_from_live_and_from_a_snapshot(mount: Mounted) -> None:
+    shutil.copy("/bin/echo", mount.live / "program")
+    (mount.live / "script").write_text("#!/bin/sh\n./program said $1\n")
+    (mount.live / "script").chmod(0o755)
+    assert run(["./script", "live"], mount.live) == "said live\n"
+    snapshot = mount.commit("kept")
+    (mount.live / "script").chmod(0o644)
+    assert run(["./script", "snapshot"], snapshot) == "said snapshot\n"
+    with pytest.raises(PermissionError):
+        run(["./script", "live"], mount.live)
+
+
 LOCKS = {
     "flock": "import fcntl; fcntl.flock(file, fcntl.LOCK_EX | {more})",
     "fcntl": "import fcntl; fcntl.lockf(file, fcntl.LOCK_EX | {more}, 10, 5)",

@@ -145,6 +145,18 @@ def test_mv_and_rmdir_rename_delete_and_take_back(mount: Mounted) -> None:
     assert (mount.snapshots / "two" / "file").read_text() == "two"
 
 
+def test_a_listing_of_snapshots_that_is_rewound_shows_what_came_meanwhile(mount: Mounted) -> None:
+    mount.commit("one")
+    handle = os.open(mount.snapshots, os.O_RDONLY)
+    try:
+        assert sorted(os.listdir(handle)) == ["latest", "one"]
+        mount.commit("two")
+        (mount.snapshots / "one").rmdir()
+        assert sorted(os.listdir(handle)) == ["latest", "two"]
+    finally:
+        os.close(handle)
+
+
 def test_names_that_meet_in_the_trash(mount: Mounted) -> None:
     for text in ("one", "two"):
         (mount.live / "file").write_text(text)
@@ -166,6 +178,7 @@ def test_a_pinned_snapshot_stays_where_it_is(mount: Mounted) -> None:
     for call in (
         "os.rmdir(sys.argv[1] + '/snapshots/kept')",
         "os.rename(sys.argv[1] + '/snapshots/kept', sys.argv[1] + '/trash/kept')",
+        "os.rename(sys.argv[1] + '/snapshots/kept', sys.argv[1] + '/snapshots/other')",
     ):
         assert attempt(call, mount.path) == "EBUSY", call
     assert mount.names() == ["kept"] and os.listdir(mount.trash) == []
