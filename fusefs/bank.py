@@ -6,7 +6,6 @@ the job that stores it.
 
 from typing import Final, Protocol
 
-from fusefs.workers import Workers
 from repository.ledger import Claim
 
 
@@ -14,8 +13,6 @@ class Claims(Protocol):
     """The part of the record store that a bank needs."""
 
     def try_claim(self, nbytes: int, records: int) -> Claim | None: ...
-
-    def claim(self, nbytes: int, records: int) -> Claim: ...
 
     def merge(self, into: Claim, other: Claim) -> None: ...
 
@@ -27,10 +24,9 @@ class Claims(Protocol):
 class Bank:
     """Room claimed in steps of at least `step_bytes` and handed out in smaller amounts. Loop thread only."""
 
-    def __init__(self, claims: Claims, workers: Workers, step_bytes: int) -> None:
+    def __init__(self, claims: Claims, step_bytes: int) -> None:
         self._claims: Final = claims
-        self._workers: Final = workers
-        self._step_bytes: Final = step_bytes
+        self.step_bytes: Final = step_bytes
         self._claim: Claim | None = None
         self._left = 0
         self.taken = 0
@@ -39,18 +35,22 @@ class Bank:
     def try_take(self, cost: int) -> bool:
         """Takes `cost` out of room that is allocated already; False where that is too little."""
         if cost > self._left:
-            claim = self._claims.try_claim(max(cost - self._left, self._step_bytes), 0)
+            missing = cost - self._left
+            claim = self._claims.try_claim(max(missing, self.step_bytes), 0) or self._claims.try_claim(missing, 0)
             if claim is None:
                 return False
-            self._add(claim)
+            self.add(claim)
         self._left -= cost
         self.taken += cost
         return True
 
-    async def take(self, cost: int) -> None:
-        """Takes `cost`, allocating if need be. Raises NoSpaceError: nothing is taken then."""
-        while not self.try_take(cost):
-            self._add(await self._workers.write(self._claims.claim, max(cost, self._step_bytes), 0))
+    def add(self, claim: Claim) -> None:
+        """Room that somebody else claimed, to be handed out here."""
+        self._left += claim.remaining_cost
+        if self._claim is None:
+            self._claim = claim
+        else:
+            self._claims.merge(self._claim, claim)
 
     def split(self, cost: int) -> Claim | None:
         """The claim behind `cost` of what was taken, to be spent and forfeited by the caller; None for nothing."""
@@ -67,9 +67,15 @@ class Bank:
             return
         self._left += surplus
         self.taken = needed
-        if self._claim is not None and self._left > 2 * self._step_bytes:
-            self._claims.forfeit(self._claims.split(self._claim, self._left - self._step_bytes))
-            self._left = self._step_bytes
+        if self._claim is not None and self._left > 2 * self.step_bytes:
+            self._claims.forfeit(self._claims.split(self._claim, self._left - self.step_bytes))
+            self._left = self.step_bytes
+
+    def let_go(self) -> None:
+        """Gives back what nobody has taken: others need it more."""
+        if self._claim is not None and self._left > 0:
+            self._claims.forfeit(self._claims.split(self._claim, self._left))
+            self._left = 0
 
     def close(self) -> None:
         """Gives everything back."""
@@ -77,10 +83,3 @@ class Bank:
             self._claims.forfeit(self._claim)
         self._claim = None
         self._left = self.taken = 0
-
-    def _add(self, claim: Claim) -> None:
-        self._left += claim.remaining_cost
-        if self._claim is None:
-            self._claim = claim
-        else:
-            self._claims.merge(self._claim, claim)

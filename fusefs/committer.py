@@ -5,16 +5,19 @@ snapshot; so ids are carried across, not slots.
 """
 
 import logging
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 
-from repository.errors import BallastError
+from repository.errors import BallastError, NoSpaceError
 from repository.format.catalog import Slot, SnapshotKind
 from repository.ids import SnapshotId
 from repository.policy.schedule import Activity, Pace, Step, decide
 
 _log = logging.getLogger(__name__)
+
+DEFERRED_S: Final = 1.0
+"""How often it is looked whether a snapshot that was put off may be made now."""
 
 
 class LiveHead(Protocol):
@@ -26,6 +29,10 @@ class LiveHead(Protocol):
 
     async def wait_for_change(self) -> None:
         """Returns at the next change of `live` (at once if there is one that no listed snapshot holds)."""
+        ...
+
+    def may_commit(self) -> bool:
+        """Whether a snapshot that nobody asked for may be made now."""
         ...
 
     async def commit(self, kind: SnapshotKind, name: str | None) -> Slot | None:
@@ -89,6 +96,8 @@ class Committer:
                     await trio.sleep_until(decision.until_s)
                 case Step.SLEEP:
                     await self._live.wait_for_change()
+                case Step.IMPLICIT | Step.PROVISIONAL if not self._live.may_commit():
+                    await trio.sleep(DEFERRED_S)
                 case Step.IMPLICIT:
                     await self._commit(SnapshotKind.IMPLICIT)
                 case Step.PROVISIONAL:
@@ -98,5 +107,7 @@ class Committer:
         """One scheduled commit. A failed one shows in the next `activity` and is tried again later."""
         try:
             await self._live.commit(kind, None)
+        except NoSpaceError as error:
+            _log.info("commit.no_space", extra={"kind": kind.name.lower(), "error": str(error)})
         except BallastError as error:
             _log.error("commit.failed", extra={"kind": kind.name.lower(), "error": str(error)})

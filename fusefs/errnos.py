@@ -35,8 +35,11 @@ _TABLE: Final[dict[type[errors.BallastError], int]] = {
     errors.InterruptedByUserError: errno.EINTR,
 }
 
-_QUIET: Final = frozenset({errno.ENOENT, errno.EEXIST, errno.EBUSY, errno.EROFS, errno.EINVAL, errno.EINTR})
-"""Answers that a program's own request explains; nothing is wrong with the repository, so they are not logged."""
+_QUIET: Final = frozenset(
+    {errno.ENOENT, errno.EEXIST, errno.EBUSY, errno.EROFS, errno.EINVAL, errno.EINTR, errno.ENOSPC}
+)
+"""Answers that a program's own request explains; nothing is wrong with the repository, so they are not logged. That the
+disk is full is told once by recovery, not at each write."""
 
 S = TypeVar("S")
 P = ParamSpec("P")

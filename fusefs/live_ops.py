@@ -19,6 +19,7 @@ from fusefs.attributes import FOREVER_S, absent, attributes
 from fusefs.flusher import CHANGE_COST, Flusher
 from fusefs.inodes import InodeNumber, live_file_id, live_number
 from fusefs.readpath import ReadPath, Stream, assemble, unique
+from fusefs.spaceguard import SpaceGuard
 from fusefs.trees import Trees
 from repository.errors import RefusedError
 from repository.format.inode import Extent, Inode, NodeKind
@@ -63,7 +64,8 @@ class LiveDirectory:
 class LiveOps:
     """What the kernel may ask of `live/`. Raises RefusedError, NoSpaceError, DamagedError, VolumeError."""
 
-    def __init__(self, tree: LiveTree, trees: Trees, reads: ReadPath, flusher: Flusher) -> None:
+    def __init__(self, tree: LiveTree, trees: Trees, reads: ReadPath, flusher: Flusher, guard: SpaceGuard) -> None:
+        self._guard: Final = guard
         self._tree: Final = tree
         self._trees: Final = trees
         self._reads: Final = reads
@@ -142,7 +144,7 @@ class LiveOps:
         kind = KIND_OF_TYPE[stat.S_IFMT(mode) or stat.S_IFREG]
         if len(target) > SYMLINK_BYTES_MAX:
             raise RefusedError(errno.ENAMETOOLONG)
-        wish = names.Wish(kind, stat.S_IMODE(mode), ctx.uid, ctx.gid, rdev, target)
+        wish = names.Wish(kind, stat.S_IMODE(mode), ctx.uid, ctx.gid, rdev, target, ctx.umask)
         node = await self._create(live_file_id(parent), name, wish)
         return self._seen(node.parent, name, node, linked=False)
 
@@ -159,7 +161,7 @@ class LiveOps:
         self, parent: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         """open(O_CREAT) of a name that is not there."""
-        wish = names.Wish(NodeKind.FILE, stat.S_IMODE(mode), ctx.uid, ctx.gid)
+        wish = names.Wish(NodeKind.FILE, stat.S_IMODE(mode), ctx.uid, ctx.gid, umask=ctx.umask)
         node = await self._create(live_file_id(parent), name, wish)
         entry = self._seen(node.parent, name, node, linked=False)
         return self._open(node.file_id, flags), entry
@@ -171,24 +173,32 @@ class LiveOps:
         return self._seen(directory, name, node, linked=True)
 
     async def unlink(self, parent: int, name: bytes) -> None:
-        await self._flusher.admit_change()
+        await self._flusher.admit_change(shrinks=True)
         await self._trees.ask(names.unlink, self._tree, live_file_id(parent), name)
+        self._guard.removed()
 
     async def rmdir(self, parent: int, name: bytes) -> None:
-        await self._flusher.admit_change()
+        await self._flusher.admit_change(shrinks=True)
         await self._trees.ask(names.rmdir, self._tree, live_file_id(parent), name)
+        self._guard.removed()
 
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
-        await self._flusher.admit_change()
+        await self._flusher.admit_change(shrinks=True)
         old, new = (live_file_id(parent), name), (live_file_id(new_parent), new_name)
         await self._trees.ask(names.rename, self._tree, old, new, flags)
+        self._guard.removed()  # what was there before, perhaps
 
     # --- attributes ---------------------------------------------------------------------------------------------
 
     async def setattr(self, number: int, wanted: change.Wanted) -> pyfuse3.EntryAttributes:
         file_id = live_file_id(number)
-        await self._flusher.admit_change(_xattr_bytes(await self._trees.ask(self._tree.resolve, file_id)))
-        return self._attributes(await self._trees.ask(change.set_attributes, self._tree, file_id, wanted))
+        found = await self._trees.ask(self._tree.resolve, file_id)
+        shrinks = wanted.size is None or wanted.size <= found.size
+        await self._flusher.admit_change(_xattr_bytes(found), shrinks=shrinks)
+        changed = await self._trees.ask(change.set_attributes, self._tree, file_id, wanted)
+        if wanted.size is not None:
+            self._guard.removed()
+        return self._attributes(changed)
 
     async def getxattr(self, number: int, name: bytes) -> bytes:
         value = change.get((await self._trees.ask(self._tree.resolve, live_file_id(number))).xattrs, name)
@@ -207,7 +217,8 @@ class LiveOps:
 
     async def removexattr(self, number: int, name: bytes) -> None:
         file_id = live_file_id(number)
-        await self._flusher.admit_change(_xattr_bytes(await self._trees.ask(self._tree.resolve, file_id)))
+        known = await self._trees.ask(self._tree.resolve, file_id)
+        await self._flusher.admit_change(_xattr_bytes(known), shrinks=True)
         await self._trees.ask(change.remove_xattr, self._tree, file_id, name)
 
     # --- open files ---------------------------------------------------------------------------------------------
@@ -218,8 +229,9 @@ class LiveOps:
         if found.kind is NodeKind.DIRECTORY:
             raise RefusedError(errno.EISDIR)
         if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
-            await self._flusher.admit_change()
+            await self._flusher.admit_change(shrinks=True)
             await self._trees.ask(change.set_attributes, self._tree, file_id, change.Wanted(size=0))
+            self._guard.removed()
         return self._open(file_id, flags)
 
     def _open(self, file_id: FileId, flags: int) -> pyfuse3.FileInfo:
@@ -298,11 +310,11 @@ class LiveOps:
         journal_bytes = 0
         if file_id not in self._tree.journal_nodes:
             journal_bytes = CHANGE_COST + _xattr_bytes(await self._trees.ask(self._tree.resolve, file_id))
-        cost = await self._flusher.admit_write(len(part), journal_bytes)
+        admitted = await self._flusher.admit_write(len(part), journal_bytes)
         try:
             await self._trees.ask(write, self._tree, file_id, offset, part)
         finally:
-            self._flusher.took_in(cost)
+            self._flusher.took_in(admitted)
         self._flusher.pump()
         return len(part)
 

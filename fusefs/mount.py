@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,10 @@ from fusefs.daemon import ForegroundReport, Report, run_in_background
 from fusefs.eviction import Eviction, evict_live
 from fusefs.idle import shrink_when_idle
 from fusefs.logs import start_logging
+from fusefs.monitor import Monitor
 from fusefs.neighbours import Neighbours
 from fusefs.nodes import SnapshotNodes
-from fusefs.operations import Operations
+from fusefs.operations import Operations, StatFs
 from fusefs.places import PlaceTable
 from fusefs.readpath import ReadPath
 from fusefs.service import Composition, MountPlace, Service, Verb
@@ -34,6 +35,7 @@ from fusefs.verbs import Verbs
 from fusefs.workers import Workers
 from repository.catalog import CATALOG_FILE
 from repository.policy.schedule import Pace
+from repository.recovery import RecoverySettings
 from repository.repo import Repository, read_config
 from repository.storage.volume import Volume
 
@@ -114,7 +116,7 @@ class _Mount:
         verbs = Verbs(repository, self._workers, self._place.mountpoint, None).table()
         places = PlaceTable()
         browse = Browse(
-            self._special(verbs),
+            self._special(verbs, lambda: None),
             snapshots,
             trees,
             SnapshotNodes(snapshots, trees, places),
@@ -124,7 +126,7 @@ class _Mount:
             actions=None,
         )
         return Composition(
-            Operations(browse, None, Statfs(repository.space, self._workers).ask),
+            Operations(browse, None, self._statfs(repository)),
             close=repository.close,
             tasks=[
                 Eviction(places, trees, self._workers, self._place.mountpoint, browse.open_directories).run,
@@ -137,17 +139,23 @@ class _Mount:
     async def _writable(
         self, repository: Repository, trees: Trees, reads: ReadPath, nursery: trio.Nursery
     ) -> Composition:
-        session = LiveSession(repository, reads, trees, self._workers, nursery)
+        settings = self._settings
+        repository.recovery.settings = RecoverySettings(
+            settings.auto_delete, settings.min_snapshots, settings.deletion_exponent
+        )
+        session = LiveSession(repository, reads, trees, self._workers, nursery, settings.write_deadline_s)
         for line in recovery_lines(session.recovery):
             self._report.say(line)
         await self._workers.slow(repository.mark_mounted, self._place.mountpoint)
-        upkeep = Upkeep(repository, self._workers)
+        monitor = Monitor(repository, self._workers, self._place.mountpoint)
+        session.guard.climbed, session.guard.freed = monitor.wake, monitor.deleted
+        upkeep = Upkeep(repository, self._workers, monitor.deleted)
         committer = Committer(session, upkeep, self._settings.pace)
         snapshots = Snapshots(OwnCatalog(repository.catalog, repository.store, repository.snapshots), self._workers)
         verbs = Verbs(repository, self._workers, self._place.mountpoint, committer).table()
         places = PlaceTable()
         browse = Browse(
-            self._special(verbs),
+            self._special(verbs, monitor.disk_is_full),
             snapshots,
             trees,
             SnapshotNodes(snapshots, trees, places),
@@ -157,14 +165,16 @@ class _Mount:
             actions=committer,
         )
         return Composition(
-            Operations(browse, session.ops, Statfs(repository.space, self._workers).ask),
+            Operations(browse, session.ops, self._statfs(repository)),
             close=repository.close,
+            hurry=repository.recovery.stop,
             session=session,
             tasks=[
                 Eviction(places, trees, self._workers, self._place.mountpoint, browse.open_directories).run,
                 partial(shrink_when_idle, reads, self._workers),
                 partial(evict_live, session.ops.overdue, self._workers),
                 session.flush_now_and_then,
+                monitor.run,
                 snapshots.let_go,
                 committer.run,
                 upkeep.collect_now_and_then,
@@ -174,14 +184,17 @@ class _Mount:
             repository_socket=True,
         )
 
-    def _special(self, verbs: Mapping[str, Verb]) -> SpecialFiles:
+    def _statfs(self, repository: Repository) -> StatFs:
+        return Statfs(repository.space, lambda: repository.recovery.mode, self._workers).ask
+
+    def _special(self, verbs: Mapping[str, Verb], disk_is_full: Callable[[], bytes | None]) -> SpecialFiles:
         async def status() -> bytes:
             answer = await verbs["status"]({})
             return json.dumps(answer["status"], indent=2).encode() + b"\n"
 
         writable = not self._settings.read_only
         text = readme(self._place.repository, self._place.mountpoint, writable=writable)
-        return SpecialFiles(Owner(os.getuid(), os.getgid()), text, status, lambda: None, writable)
+        return SpecialFiles(Owner(os.getuid(), os.getgid()), text, status, disk_is_full, writable)
 
 
 def _open(repository: str, writable: bool) -> Repository:

@@ -12,6 +12,8 @@ from typing import Final
 import pyfuse3
 import trio
 
+from fusefs.handshake import Handshake
+
 RUN_MAX: Final = 16
 """Requests served without a checkpoint: with 20 to 100 µs each, others wait at most some 2 ms."""
 
@@ -44,12 +46,18 @@ class _QuickLowlevel:
     current_trio_token = staticmethod(trio.lowlevel.current_trio_token)
     notify_closing = staticmethod(trio.lowlevel.notify_closing)
 
-    def __init__(self) -> None:
+    def __init__(self, handshake: Handshake | None) -> None:
+        self._handshake = handshake
         self._run = 0
         self._poll: select.poll | None = None
 
     async def wait_readable(self, descriptor: int) -> None:
         """Returns when the device has a request."""
+        if self._handshake is not None:
+            self._handshake.step()
+            if not self._handshake.done:
+                return
+            self._handshake = None
         if self._poll is None:
             self._poll = select.poll()
             self._poll.register(descriptor, select.POLLIN)
@@ -67,10 +75,10 @@ class _QuickTrio:
     open_nursery = staticmethod(trio.open_nursery)
     ClosedResourceError = trio.ClosedResourceError
 
-    def __init__(self) -> None:
-        self.lowlevel = _QuickLowlevel()
+    def __init__(self, handshake: Handshake | None) -> None:
+        self.lowlevel = _QuickLowlevel(handshake)
 
 
-def install() -> None:
-    """Before `pyfuse3.main`, once per mount."""
-    setattr(pyfuse3, "trio", _QuickTrio())  # noqa: B010  the stubs do not know the name
+def install(handshake: Handshake | None = None) -> None:
+    """Before `pyfuse3.main`, once per mount. `handshake` has its turn before the first requests."""
+    setattr(pyfuse3, "trio", _QuickTrio(handshake))  # noqa: B010  the stubs do not know the name

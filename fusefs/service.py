@@ -6,7 +6,7 @@ short.
 """
 
 import logging
-import os
+import subprocess
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +18,10 @@ import trio
 
 from fusefs import control, mountpoints, quickloop
 from fusefs.daemon import Report
+from fusefs.handshake import Handshake
+from fusefs.handshake import possible as handshakes_possible
 from fusefs.signals import watch_signals
+from fusefs.spaceguard import FUSE_TASKS
 from fusefs.wire import Fields, Json
 from fusefs.workers import Workers
 from repository.errors import BallastError, BusyError, UsageError, VolumeError
@@ -27,10 +30,12 @@ _log = logging.getLogger(__name__)
 
 READ_AHEAD_KIB: Final = 1024
 """Read requests of 1 MiB instead of 128 KiB; larger ones the kernel doesn't send."""
-FUSE_TASKS: Final = 99
-"""Requests in work at once, each with a buffer of 1 MiB: pyfuse3's own bound, named here because others count on it."""
 LAST_WORDS_S: Final = 2.0
 """Time for answers to whoever asked for the end, after everything is closed."""
+
+CONNECTION_END_S: Final = 5.0
+"""After an unmount the kernel ends the connection at once, unless a container (a mount namespace made meanwhile) has a
+copy of the mount: that is not waited for."""
 
 Verb = Callable[[Fields], Awaitable[dict[str, Json]]]
 Task = Callable[[], Awaitable[None]]
@@ -47,10 +52,12 @@ class Session(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Composition:
-    """What is served. `tasks` run until cancelled; `close` (worker thread) lets go of the repository."""
+    """What is served. `tasks` run until cancelled; `hurry` tells long work to come to an end soon; `close` (worker
+    thread) lets go of the repository."""
 
     operations: pyfuse3.Operations
     close: Callable[[], None]
+    hurry: Callable[[], None] | None = None
     session: Session | None = None
     tasks: Sequence[Task] = ()
     verbs: Mapping[str, Verb] = field(default_factory=dict)
@@ -95,6 +102,8 @@ class Service:
         self._workers = workers
         self._ending = trio.Event()
         self._mounted = False
+        self._initialised = False
+        """Whether pyfuse3 has a session, which must be closed."""
         self._serving = False
         self._fuse_ended = trio.Event()
         self._tasks_scope = trio.CancelScope()
@@ -141,12 +150,15 @@ class Service:
 
     def _mount(self, operations: pyfuse3.Operations) -> tuple[int, int]:
         """Mounts and returns the mount's device number."""
+        options = self._place.options()
+        handshake = Handshake(self._place.mountpoint, options) if handshakes_possible() else None
+        self._mounted = handshake is not None
         try:
-            quickloop.install()
-            pyfuse3.init(operations, self._place.mountpoint, self._place.options())
+            quickloop.install(handshake)
+            pyfuse3.init(operations, self._place.mountpoint if handshake is None else handshake.path, options)
         except RuntimeError:
             raise VolumeError(f"The kernel refused to mount on {self._place.mountpoint}.") from None
-        self._mounted = True
+        self._mounted = self._initialised = True
         mounted = mountpoints.mounted_at(self._place.mountpoint)
         if mounted is None:
             raise VolumeError(f"{self._place.mountpoint} vanished while it was being mounted.")
@@ -189,10 +201,14 @@ class Service:
             self.end("unmounted")
 
     async def _raise_read_ahead(self, device: tuple[int, int]) -> None:
-        """After the first request: the kernel sets its own value when it has shaken hands with us."""
-        try:
-            await self._workers.slow(os.statvfs, self._place.mountpoint)
-        except OSError:
+        """After the first request: the kernel sets its own value when it has shaken hands with us.
+
+        Another process makes that request. A thread of ours that waits for our own answer cannot be killed before it
+        comes: after `kill -9` it would hold the connection and the repository's lock for ever.
+        """
+        ask = ("stat", "--file-system", self._place.mountpoint)
+        done = await self._workers.slow(partial(subprocess.run, ask, capture_output=True, check=False))
+        if done.returncode:
             return
         raised = mountpoints.raise_read_ahead(device, READ_AHEAD_KIB)
         _log.debug("mount.read_ahead", extra={"raised": raised})
@@ -220,6 +236,8 @@ class Service:
         """Admits nothing more, drains, commits, unmounts. Every step is tried, whatever became of the one before."""
         if self._serving:
             await self._unmount_if_idle()
+            if parts is not None and parts.hurry is not None:
+                parts.hurry()
             self._tasks_scope.cancel()
             await self._tasks_ended.wait()
         if parts is not None and parts.session is not None:
@@ -227,8 +245,10 @@ class Service:
         if self._serving and not self._fuse_ended.is_set():
             pyfuse3.terminate()
             await self._fuse_ended.wait()
-        if self._mounted:
+        if self._initialised:
             pyfuse3.close(unmount=True)
+        if self._mounted and mountpoints.mounted_at(self._place.mountpoint) is not None:
+            await self._try("unmount", self._unmount_lazily)
 
     async def _close(self, parts: Composition | None) -> None:
         """Lets go of the repository, which nobody reads any more, and tells whoever waits for that."""
@@ -250,6 +270,10 @@ class Service:
             _log.exception("mount.end_crashed", extra={"step": what})
             self._failure = self._failure or BallastError(f"Ending the mount failed ({what}): {error!r}.")
 
+    async def _unmount_lazily(self) -> None:
+        """After the connection was closed: what is still in use gets ENOTCONN. pyfuse3 knows of no mountpoint then."""
+        await self._workers.slow(partial(mountpoints.unmount, self._place.mountpoint, lazy=True))
+
     async def _unmount_if_idle(self) -> None:
         """Unmounts if nobody uses the mount, while it still answers: the kernel then hands back everything in order."""
         if self._fuse_ended.is_set():
@@ -261,4 +285,5 @@ class Service:
         except BallastError as error:
             _log.warning("mount.unmount_failed", extra={"error": str(error)})
         else:
-            await self._fuse_ended.wait()
+            with trio.move_on_after(CONNECTION_END_S):
+                await self._fuse_ended.wait()

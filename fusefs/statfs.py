@@ -1,11 +1,13 @@
 """What `df` shows of a mount."""
 
+from collections.abc import Callable
 from typing import Final
 
 import pyfuse3
 import trio
 
 from fusefs.workers import Workers
+from repository.recovery import Mode
 from repository.space import Space
 
 BLOCK_BYTES: Final = 4096
@@ -32,10 +34,12 @@ FRESH_S: Final = 1.0
 
 
 class Statfs:
-    """Answers for `df`: cut by the quota, and without what the reserve still lacks. Loop thread only."""
+    """Answers for `df`: cut by the quota, and without what the reserve still lacks; nothing in read-only mode, when
+    growth is refused whatever there is. Loop thread only."""
 
-    def __init__(self, space: Space, workers: Workers) -> None:
+    def __init__(self, space: Space, mode: Callable[[], Mode], workers: Workers) -> None:
         self._space: Final = space
+        self._mode: Final = mode
         self._workers: Final = workers
         self._answer: pyfuse3.StatvfsData | None = None
         self._asked_s = 0.0
@@ -50,4 +54,5 @@ class Statfs:
 
     def _look(self) -> pyfuse3.StatvfsData:
         room = self._space.room()
-        return statfs_of(room.capacity_bytes, room.available_bytes - self._space.reserve().missing_bytes, 0)
+        available_bytes = room.available_bytes - self._space.reserve().missing_bytes
+        return statfs_of(room.capacity_bytes, 0 if self._mode() is Mode.READ_ONLY else available_bytes, 0)

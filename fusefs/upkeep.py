@@ -31,13 +31,16 @@ COLLECT_EVERY_S: Final = 3600.0
 class Upkeep:
     """Changes of snapshots, for one writable mount."""
 
-    def __init__(self, repository: Repository, workers: Workers) -> None:
+    def __init__(self, repository: Repository, workers: Workers, deleted: Callable[[], None]) -> None:
+        """`deleted` is called after deletions: while room is short they are collected at once, in the background."""
         self._repository: Final = repository
         self._workers: Final = workers
+        self._deleted: Final = deleted
 
     async def delete(self, snapshot: SnapshotId) -> None:
         """Into the trash. Raises BusyError, NoSuchSnapshotError."""
         await self._workers.slow(self._delete, snapshot)
+        self._deleted()
 
     async def undelete(self, snapshot: SnapshotId, name: str) -> None:
         """Out of the trash, under `name`. Raises NameTakenError, NoSuchSnapshotError."""
@@ -53,6 +56,7 @@ class Upkeep:
         """Thins the implicit snapshots of `live`; runs until cancelled."""
         while True:
             await self._try("condense", self._condense)
+            self._deleted()
             await trio.sleep(CONDENSE_EVERY_S)
 
     async def collect_now_and_then(self) -> None:

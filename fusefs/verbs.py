@@ -4,7 +4,8 @@
 |---|---|---|
 | status | | `mount` {pid, mountpoint, read_only}, `status` (the document of `ballast status --json`) |
 | commit | `name` (or null) | `id`, `name` of the snapshot; null only makes `live` durable: an empty answer |
-| delete, pin, unpin | `snapshot` (name or id) | `id`, `name` |
+| delete | `snapshot` (name or id) | `id`, `name`, `collected_bytes` (what came back at once, as room was short) |
+| pin, unpin | `snapshot` (name or id) | `id`, `name` |
 | undelete | `snapshot` (name in the trash, or id), `name` (or null) | `id`, `name` |
 | rename | `snapshot`, `name` | `id`, `name` |
 | gc | `safety` (full, none), `dry_run` | the document of `ballast gc --json` |
@@ -72,7 +73,8 @@ class Verbs:
 
     async def _delete(self, fields: Fields) -> dict[str, Json]:
         wanted = _text(fields, "snapshot")
-        return await self._change(lambda: self._repository.delete(self._repository.find(wanted)))
+        told = await self._change(lambda: self._repository.delete(self._repository.find(wanted)))
+        return told | {"collected_bytes": await self._workers.recover(self._repository.recovery.deleted)}
 
     async def _undelete(self, fields: Fields) -> dict[str, Json]:
         wanted, name = _text(fields, "snapshot"), _optional(fields, "name")

@@ -19,15 +19,22 @@ WRITE_THREADS: Final = 2
 """Chunking, hashing and compressing keep two cores busy; two threads measured as fast as worker processes."""
 SLOW_THREADS: Final = 4
 """Commits, collections, status and control requests: few, long, and never behind the reads."""
+ALLOCATE_THREADS: Final = 1
+"""Segments are allocated one after the other anyway; and a job must not wait behind one, nor the other way round."""
+RECOVER_THREADS: Final = 3
+"""A climb, the monitor's look, what is left of a climb or a deletion: each at most once. They queue among themselves,
+but must not keep jobs, commits or readers waiting."""
 
 
 class Workers:
-    """Threads for three kinds of work, so that none waits behind another."""
+    """Threads for each kind of work, so that none waits behind another."""
 
     def __init__(self) -> None:
         self._read = trio.CapacityLimiter(READ_THREADS)
         self._write = trio.CapacityLimiter(WRITE_THREADS)
         self._slow = trio.CapacityLimiter(SLOW_THREADS)
+        self._allocate = trio.CapacityLimiter(ALLOCATE_THREADS)
+        self._recover = trio.CapacityLimiter(RECOVER_THREADS)
         self._notify = trio.CapacityLimiter(1)
 
     async def read(self, function: Callable[[*Ts], R], *args: *Ts) -> R:
@@ -41,6 +48,14 @@ class Workers:
     async def slow(self, function: Callable[[*Ts], R], *args: *Ts) -> R:
         """`function(*args)` on a thread for long work."""
         return await trio.to_thread.run_sync(function, *args, limiter=self._slow)
+
+    async def allocate(self, function: Callable[[*Ts], R], *args: *Ts) -> R:
+        """`function(*args)`, which may allocate a segment."""
+        return await trio.to_thread.run_sync(function, *args, limiter=self._allocate)
+
+    async def recover(self, function: Callable[[*Ts], R], *args: *Ts) -> R:
+        """`function(*args)`, which frees room or looks how much there is."""
+        return await trio.to_thread.run_sync(function, *args, limiter=self._recover)
 
     async def notify(self, function: Callable[[*Ts], R], *args: *Ts) -> R:
         """`function(*args)`, which tells the kernel something and may block until a request of its own is answered.

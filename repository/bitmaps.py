@@ -58,6 +58,18 @@ class SnapshotBitmap(NamedTuple):
         return self.numbers | self.chain
 
 
+class BitmapStep(NamedTuple):
+    """A bitmap as stored: the numbers are (those of `parent`, a bitmap's head, with `added`) without `removed`.
+
+    `own`: the numbers of its own records.
+    """
+
+    parent: RecordId | None
+    added: BitMap64
+    removed: BitMap64
+    own: BitMap64
+
+
 class BitmapReader:
     """Reads bitmaps; remembers the last few, so that a series in time order reads each difference once.
 
@@ -95,6 +107,14 @@ class BitmapReader:
             raise DamagedError(f"Record {head.hex()} (a bitmap) belongs to another snapshot.")
         return base
 
+    def step(self, head: RecordId, *, root: RecordId) -> BitmapStep:
+        """The bitmap whose head is `head` as it was stored, its chain not followed. Raises as `read`."""
+        found = self._head(head)
+        if found.root != root:
+            raise DamagedError(f"Record {head.hex()} (a bitmap) belongs to another snapshot.")
+        added, removed = self._sets(head, found)
+        return BitmapStep(found.parent, added, removed, self._own(head, found))
+
     def remember(self, head: RecordId, bitmap: SnapshotBitmap) -> None:
         """Takes in a bitmap that was just written."""
         self._remember(head, bitmap)
@@ -119,7 +139,11 @@ class BitmapReader:
             decoded.append(decode_bitmap(record.payload, record_id))
         return decoded
 
-    def _apply(self, base: SnapshotBitmap | None, record_id: RecordId, head: BitmapHead) -> SnapshotBitmap:
+    def _own(self, record_id: RecordId, head: BitmapHead) -> BitMap64:
+        return BitMap64(locate_all(self._store, [record_id, *head.parts]))
+
+    def _sets(self, record_id: RecordId, head: BitmapHead) -> tuple[BitMap64, BitMap64]:
+        """What a head adds and removes."""
         data = head.inline
         if head.parts:
             parts: list[bytes] = []
@@ -131,8 +155,11 @@ class BitmapReader:
         if len(data) != head.added_bytes + head.removed_bytes:
             raise DamagedError(f"Record {record_id.hex()} (a bitmap) does not get its whole length.")
         added = unpack_numbers(data[: head.added_bytes], record_id)
-        removed = unpack_numbers(data[head.added_bytes :], record_id)
-        chain = BitMap64(locate_all(self._store, [record_id, *head.parts]))
+        return added, unpack_numbers(data[head.added_bytes :], record_id)
+
+    def _apply(self, base: SnapshotBitmap | None, record_id: RecordId, head: BitmapHead) -> SnapshotBitmap:
+        added, removed = self._sets(record_id, head)
+        chain = self._own(record_id, head)
         if base is None:
             return SnapshotBitmap(head.root, head.exact, head.depth, added - removed, chain)
         numbers = base.numbers | added

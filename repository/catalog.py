@@ -115,7 +115,7 @@ class Catalog:
         """
         size = catalog_bytes(slots)
         with volume.create(CATALOG_FILE) as handle:
-            handle.fallocate(0, size)
+            handle.allocate(0, size)
             handle.pwrite(_fresh_groups(0, slots, seed), 0)
             head_bytes = bytes(COPY_BYTES)
             if head is not None:
@@ -312,6 +312,12 @@ class Catalog:
             self._sorted = None
             return slot
 
+    def ensure_free_slot(self) -> None:
+        """Have room for one more snapshot, growing the file where it must. Raises NoSpaceError as `add`."""
+        with self._lock:
+            if not self._free:
+                self._grow()
+
     def change(self, slots: Iterable[Slot], *, head: Head | None = None) -> None:
         """Overwrite the slots of these snapshots (FREE gives a slot back). Durable on return.
 
@@ -415,12 +421,15 @@ class Catalog:
             raise NoSpaceError("The catalog is full; delete snapshots (ballast snapshot list REPO).")
         start, end = catalog_bytes(head.slots), catalog_bytes(head.slots + more)
         try:
-            self._handle.fallocate(start, end - start)
+            self._handle.allocate(start, end - start)
         except NoSpaceError as error:
             raise NoSpaceError(
                 "The catalog has no free slot and cannot grow; delete a snapshot (ballast snapshot list REPO).",
                 error.needed_bytes,
             ) from error
+        except SyncFailedError as error:
+            self._fail(error)
+            raise
         self._handle.pwrite(_fresh_groups(head.slots, head.slots + more, self._seed), start)
         try:
             self._handle.fsync()

@@ -8,27 +8,26 @@ opening for writing; one before it leaves garbage that the next collection finds
 
 import logging
 import threading
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final
 
-import numpy as np
 from pyroaring import BitMap64
 
 from repository.catalog import Catalog
-from repository.errors import DamagedError, NoSpaceError, SyncFailedError
+from repository.errors import DamagedError, SyncFailedError
 from repository.events import EventRing
 from repository.format.catalog import Slot
 from repository.format.config import Config
-from repository.format.pack import pack_path
-from repository.ids import PackIndex, SnapshotId, number_of
-from repository.intent import IntentFile, block_bytes_of
-from repository.packs.table import PackInfo
-from repository.policy.collect import CollectPlan, PackFacts, Round, Safety, live_rows, packs_of, plan_collection
-from repository.policy.figures import PackFigures
+from repository.ids import SnapshotId
+from repository.intent import IntentFile
+from repository.planning import Planner, Wish
+from repository.policy.collect import CollectPlan, Round, Safety
 from repository.ports import Clock, Progress
-from repository.roots import all_kept, journal_numbers, make_exact, union_of, unique_numbers
+from repository.repack import Repacker
+from repository.roots import all_kept, make_exact
+from repository.settling import PLAN_TRIES, Settler
 from repository.snapshots import Snapshots
 from repository.status import Json
 from repository.storage.volume import Volume
@@ -37,8 +36,6 @@ from repository.units import NS_PER_S, format_size
 
 log = logging.getLogger(__name__)
 
-PLAN_TRIES: Final = 4
-"""How often a plan is made again because a lease took something out of it; then it is left to the next collection."""
 EXACTNESS_NS: Final = 120 * NS_PER_S
 """Time that one collection spends on making bitmaps exact, about 10,000 snapshots; the next one goes on from there."""
 
@@ -76,6 +73,14 @@ class CollectReport:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class ThinPlan:
+    """Snapshots to give up, in this order, and what the volume has back once they and the trash are collected."""
+
+    snapshots: tuple[SnapshotId, ...]
+    reclaimable_bytes: int
+
+
 class Collector:
     """Collects in one repository, one collection at a time; also while others put, publish and delete."""
 
@@ -97,6 +102,9 @@ class Collector:
         self._events = events
         self._clock = clock
         self._intent = IntentFile(volume, config.seed)
+        self.planner: Final = Planner(store=store, catalog=catalog, volume=volume, clock=clock)
+        self._settler = Settler(store=store, catalog=catalog, snapshots=snapshots, planner=self.planner)
+        self._repacker = Repacker(volume=volume, store=store, catalog=catalog, snapshots=snapshots, clock=clock)
         self._lock = threading.Lock()
 
     # --- figures -----------------------------------------------------------------------------------------------
@@ -107,31 +115,38 @@ class Collector:
         Exact in whole blocks, as far as bitmaps are: an inexact one makes it too small. Raises DamagedError.
         """
         gone = {slot.snapshot_id for slot in deleting}
-        gone |= {slot.snapshot_id for slot in self._snapshots.expired(Safety.NONE, self._clock.now_ns())}
-        kept = all_kept(self._store, self._catalog, frozenset(gone))
-        return self._plan(kept, Safety.NONE).reclaimable_bytes
+        return self.planner.dead_bytes(gone.union(self._trash_ids()))
+
+    def _trash_ids(self) -> list[SnapshotId]:
+        return [slot.snapshot_id for slot in self._snapshots.expired(Safety.NONE, self._clock.now_ns())]
 
     def unique_bytes(self, slots: Sequence[Slot]) -> list[int]:
         """For each slot what the volume gets back when only it is deleted and collected, in whole blocks."""
-        wanted = {slot.snapshot_id for slot in slots}
-        everything = self._catalog.slots()
-        others = self._store.leased() | union_of(self._store, [self._catalog.head()])
-        unique = unique_numbers(self._store, everything, others)
-        kept = all_kept(self._store, self._catalog)
-        block_bytes = block_bytes_of(self._volume)
-        infos = {info.index: info for info in self._store.packs()}
-        packs: dict[PackIndex, PackFigures] = {}
-        found: dict[SnapshotId, int] = {}
-        for slot, numbers in zip(everything, unique, strict=True):
-            if slot.snapshot_id not in wanted:
-                continue
-            gain = 0
-            for pack in packs_of(numbers):
-                if pack in infos and pack not in packs:
-                    packs[pack] = PackFigures(self._facts_of(infos[pack]), kept, block_bytes)
-                gain += packs[pack].gain_bytes(numbers) if pack in packs else 0
-            found[slot.snapshot_id] = gain
-        return [found.get(slot.snapshot_id, 0) for slot in slots]
+        return self.planner.unique_bytes(slots)
+
+    def warm_up(self) -> bool:
+        """Have all that a decision needs in memory: call it while space is getting short. False where that is too much.
+
+        Costs reading every pack's directory the first time, what changed since afterwards. `planner.forget` ends it.
+        """
+        return self.planner.warm_up()
+
+    def look_closer(self, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Find out exactly what every root needs, in memory: nothing is written. Ends early where `stop` says so.
+
+        True if that uncovered garbage, the trash counted as such; what follows plans with it. Raises DamagedError where
+        a tree cannot be read.
+        """
+        return self.planner.look_closer(stop, self._trash_ids())
+
+    def plan_thinning(self, order: Sequence[SnapshotId], enough_bytes: int) -> ThinPlan | None:
+        """The shortest beginning of `order` whose deletion, with all that is garbage already, gives `enough_bytes`.
+
+        None where even all of them give less. Exact in whole blocks, as far as bitmaps are. Raises DamagedError.
+        """
+        self.planner.warm_up()
+        found = self.planner.fewest(order, enough_bytes, self._trash_ids())
+        return ThinPlan(tuple(order[: found.steps]), found.nbytes) if found.enough else None
 
     # --- collecting --------------------------------------------------------------------------------------------
 
@@ -142,8 +157,15 @@ class Collector:
         dry_run: bool = False,
         exactness: bool = True,
         progress: Progress | None = None,
+        enough_bytes: int | None = None,
+        trash: bool = True,
+        stop: Callable[[], bool] | None = None,
     ) -> CollectReport:
         """Free what no root needs. FULL keeps the window of 24 hours; NONE frees the trash and all that is dead.
+
+        With `enough_bytes` only until so much is freed: the largest pieces first, and no more deleted snapshots than
+        that takes, longest deleted first. `trash` False leaves all deleted snapshots alone. `stop` is asked between
+        rounds: what is left then is garbage for the next collection.
 
         `exactness` False leaves inexact bitmaps alone: nothing is written but what frees. Raises DamagedError where a
         tree or a slot of the catalog cannot be read (nothing is freed then), SyncFailedError, VolumeError.
@@ -159,16 +181,23 @@ class Collector:
                 )
             expired = self._snapshots.expired(safety, began_ns)
             if dry_run:
-                kept = all_kept(self._store, self._catalog, frozenset(slot.snapshot_id for slot in expired))
-                return self._report(self._plan(kept, safety), 0, expired, 0, began_ns, dry_run=True)
+                return self._rehearse(Wish(safety, enough_bytes), expired if trash else [], began_ns)
             made = 0
             if exactness:
                 until_ns = self._clock.now_ns() + EXACTNESS_NS
                 made = make_exact(
                     self._store, self._catalog, self._snapshots.lock, lambda: self._clock.now_ns() > until_ns
                 )
-            expired = self._expire(safety, began_ns)
-            plan, freed = self._free(safety, progress)
+            if enough_bytes is None:
+                expired = self._expire(safety, began_ns) if trash else []
+                plan, freed = self._free(Wish(safety), progress, stop)
+            else:
+                expired, plan, freed = self._free_enough(Wish(safety, enough_bytes), progress, stop, trash=trash)
+            if not self.planner.punches:
+                missing = None if enough_bytes is None else enough_bytes - freed
+                freed += self._repacker.repack(
+                    missing, safety=safety, free=lambda: self._free(Wish(safety), None, stop)[1], stop=stop
+                )
             report = self._report(plan, freed, expired, made, began_ns, dry_run=False)
         if freed or expired:
             self._events.add(
@@ -196,22 +225,60 @@ class Collector:
         seconds = max(0, self._clock.now_ns() - began_ns) / NS_PER_S
         return CollectReport(plan, freed, tuple(slot.name for slot in expired), made, seconds, dry_run)
 
-    def _expire(self, safety: Safety, now_ns: int) -> list[Slot]:
+    def _rehearse(self, wish: Wish, expired: Sequence[Slot], began_ns: int) -> CollectReport:
+        """What a collection would do."""
+        if wish.enough_bytes is not None:
+            wanted = [slot.snapshot_id for slot in expired]
+            expired = expired[: self.planner.fewest(wanted, wish.enough_bytes).steps]
+        gone = frozenset(slot.snapshot_id for slot in expired)
+        plan = self.planner.plan(gone, BitMap64(), wish)
+        if plan is None:
+            plan = self.planner.plan_from(all_kept(self._store, self._catalog, gone), wish)
+        return self._report(plan, 0, expired, 0, began_ns, dry_run=True)
+
+    def _expire(self, safety: Safety, now_ns: int, only: Collection[SnapshotId] | None = None) -> list[Slot]:
         """Free the slots of deleted snapshots whose time is over: durable before anything of theirs goes."""
         with self._snapshots.lock:
             expired = self._snapshots.expired(safety, now_ns)
+            if only is not None:
+                expired = [slot for slot in expired if slot.snapshot_id in only]
             if expired:
                 self._catalog.change([self._catalog.free(slot) for slot in expired])
         return expired
 
-    def _free(self, safety: Safety, progress: Progress | None) -> tuple[CollectPlan, int]:
-        plan = self._settle(safety)
+    def _free_enough(
+        self, wish: Wish, progress: Progress | None, stop: Callable[[], bool] | None, *, trash: bool
+    ) -> tuple[list[Slot], CollectPlan, int]:
+        """Free `wish.enough_bytes`, giving up as few deleted snapshots as that takes. Allocates nothing."""
+        assert wish.enough_bytes is not None
+        self.planner.warm_up()
+        expired: list[Slot] = []
+        done, freed = CollectPlan(), 0
+        for _ in range(PLAN_TRIES):
+            missing = wish.enough_bytes - freed
+            if missing <= 0 or (stop is not None and stop()):
+                break
+            now_ns = self._clock.now_ns()
+            waiting = [slot.snapshot_id for slot in self._snapshots.expired(wish.safety, now_ns)] if trash else []
+            going = set(waiting[: self.planner.fewest(waiting, missing).steps])
+            gone = self._expire(wish.safety, now_ns, going) if going else []
+            plan, more = self._free(replace(wish, enough_bytes=missing), progress, stop)
+            expired += gone
+            done, freed = done.followed_by(plan), freed + more
+            if not gone and not more:
+                break
+        return expired, done, freed
+
+    def _free(self, wish: Wish, progress: Progress | None, stop: Callable[[], bool] | None) -> tuple[CollectPlan, int]:
+        plan = self._settler.settle(wish)
         if plan.is_empty:
             return plan, 0
         if progress is not None:
             progress.start("collecting", plan.reclaimable_bytes)
         freed = 0
         for one in plan.rounds():
+            if stop is not None and stop():
+                break
             self._carry_out(one)
             freed += one.nbytes
             if progress is not None:
@@ -219,53 +286,6 @@ class Collector:
         if progress is not None:
             progress.finish()
         return plan, freed
-
-    def _settle(self, safety: Safety) -> CollectPlan:
-        """A plan all of whose records are condemned: from here on nobody can come to need them."""
-        known = {slot.snapshot_id for slot in self._catalog.slots()}
-        kept = all_kept(self._store, self._catalog)
-        plan = self._plan(kept, safety)
-        if plan.seal:
-            try:
-                self._store.seal_open()
-            except NoSpaceError as error:
-                log.info("collect.not_sealed", extra={"error": str(error)})
-        kept |= self._healing(plan.condemned, kept)
-        for _ in range(PLAN_TRIES):
-            with self._snapshots.lock:
-                # Publishing holds this lock while it writes a slot, and its lease until after that: what a root came
-                # to need since `kept` was gathered is in one of the two.
-                kept |= self._newly_kept(known)
-                plan = self._plan(kept, safety, sealed_only=True)
-                condemned = self._store.condemn(plan.condemned)
-            if condemned == plan.condemned:
-                return plan
-            kept |= plan.condemned - condemned
-        return CollectPlan()
-
-    def _healing(self, numbers: BitMap64, kept: BitMap64) -> BitMap64:
-        """Those of `numbers` that are later copies of records that some root needs: damage may have made them so.
-
-        A root's bitmap names the copy of its time. While it does, the copy that healed it has to stay.
-        """
-        found = BitMap64()
-        for pack in packs_of(numbers):
-            directory = self._store.directory(pack)
-            rows = live_rows(numbers, pack, len(directory))
-            for position in np.flatnonzero(rows).tolist():
-                number = number_of(pack, position)
-                copies = self._store.copies(directory.id_at(position))
-                if len(copies) > 1 and any(copy.number < number and copy.number in kept for copy in copies):
-                    found.add(number)
-        if found:
-            log.info("collect.healing_kept", extra={"records": len(found)})
-        return found
-
-    def _newly_kept(self, known: set[SnapshotId]) -> BitMap64:
-        """What roots need that came since `known` was all there were; under the snapshots' lock."""
-        head = self._catalog.head()
-        added = [slot for slot in self._catalog.slots() if slot.snapshot_id not in known]
-        return self._store.leased() | union_of(self._store, [*added, head]) | journal_numbers(self._store, head)
 
     def _carry_out(self, one: Round) -> None:
         try:
@@ -283,40 +303,7 @@ class Collector:
             self._store.punch(pack, [(punch.offset, punch.length) for punch in group])
         for low in sorted({drop.pack & 0xFF for drop in one.drops}):
             self._volume.fsync_dir(f"packs/{low:02x}")
+        self.planner.punched(punches)
         self._intent.clear()
-
-    # --- planning ----------------------------------------------------------------------------------------------
-
-    def _plan(self, kept: BitMap64, safety: Safety, *, sealed_only: bool = False) -> CollectPlan:
-        facts = [fact for fact in self._facts(kept) if fact.sealed or not sealed_only]
-        return self._plan_of(facts, kept, safety)
-
-    def _plan_of(self, facts: Sequence[PackFacts], kept: BitMap64, safety: Safety) -> CollectPlan:
-        return plan_collection(
-            facts, kept, now_ns=self._clock.now_ns(), safety=safety, block_bytes=block_bytes_of(self._volume)
-        )
-
-    def _facts(self, kept: BitMap64) -> Iterable[PackFacts]:
-        """Every pack as the plan wants it, but for those that are wholly alive."""
-        for info in self._store.packs():
-            start = info.index << 16
-            if kept.range_cardinality(start, start + info.records) == info.records:
-                continue
-            yield self._facts_of(info)
-
-    def _facts_of(self, info: PackInfo) -> PackFacts:
-        directory = self._store.directory(info.index)
-        return PackFacts(
-            info.index,
-            info.sealed,
-            directory.written_ns,
-            info.allocated_bytes,
-            directory.offset,
-            directory.stored,
-            directory.kind,
-            self._holes(info) if info.sealed else (),
-        )
-
-    def _holes(self, info: PackInfo) -> tuple[tuple[int, int], ...]:
-        with self._volume.open(pack_path(info.index)) as handle:
-            return tuple(handle.holes(handle.size()))
+        if self._volume.frees_late:
+            self._volume.syncfs()

@@ -1,18 +1,24 @@
 """What differs between two snapshots, or two directories of snapshots.
 
 Directories whose listings are the same records are passed over unread. Times of access and of the last change of
-attributes, and the times of directories, are no difference.
+attributes, and the times of directories, are no difference. A path that went elsewhere is one change, not two; where
+that happened the two sides are walked twice.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from pyroaring import BitMap64
 
 from repository.format.inode import DirRef, Entry, Inode, NodeKind
 from repository.ids import FileId, RecordId
+from repository.renames import NO_RENAMES, RENAMES_MAX, Renames, Traces, traces_of
+
+BUFFERED_MAX: Final = 10_000
+"""Changes, about 1 KB each, that are kept while renames are looked for: with no rename among them nothing is read
+twice."""
 
 
 class ChangeKind(StrEnum):
@@ -21,13 +27,15 @@ class ChangeKind(StrEnum):
     ADDED = "added"
     DELETED = "deleted"
     MODIFIED = "modified"
+    RENAMED = "renamed"
 
 
 class Change(NamedTuple):
     """One path that differs, relative to what is compared. `before` is None where it was added, `after` where deleted.
 
-    Hard-linked files are resolved. For a modified path `content` says that the type, bytes or target differ, and
-    `attributes` that owner, mode, modification time, device number or extended attributes do.
+    Hard-linked files are resolved. For a modified or renamed path `content` says that the type, bytes or target
+    differ, and `attributes` that owner, mode, modification time, device number or extended attributes do. `path` is
+    the one in the later snapshot, but of what was deleted in the earlier; `old_path` is that of what was renamed.
     """
 
     kind: ChangeKind
@@ -36,12 +44,15 @@ class Change(NamedTuple):
     after: Inode | None
     content: bool
     attributes: bool
+    old_path: bytes | None = None
 
 
 class Tree(Protocol):
     """What is read of the snapshots."""
 
     def scan(self, ref: DirRef, after: bytes | None = None) -> Iterator[Entry]: ...
+
+    def lookup(self, ref: DirRef, name: bytes) -> Inode | None: ...
 
     def link(self, links: RecordId | None, file_id: FileId) -> Inode | None: ...
 
@@ -54,6 +65,14 @@ class Side:
 
     inode: Inode
     links: RecordId | None
+
+
+class _Step(NamedTuple):
+    """A directory of both sides that is being compared: its paths there, with a slash at their ends, and its names."""
+
+    old_prefix: bytes
+    new_prefix: bytes
+    pairs: "Iterator[tuple[bytes, Inode | None, Inode | None]]"
 
 
 class Comparison:
@@ -71,20 +90,66 @@ class Comparison:
         if before.kind is not NodeKind.DIRECTORY or after.kind is not NodeKind.DIRECTORY:
             yield from self._pair(b"", before, after)
             return
-        stack = [(b"", self._merged(before, after))]
+        first: list[Change] = []
+        renames = self._find_renames(self._walk(before, after, NO_RENAMES), first)
+        if renames.new_of or len(first) > BUFFERED_MAX:
+            yield from self._walk(before, after, renames)
+        else:
+            yield from first
+
+    def _walk(self, before: Inode, after: Inode, renames: Renames) -> Iterator[Change]:
+        stack = [_Step(b"", b"", self._merged(before, after))]
         while stack:
-            prefix, pairs = stack[-1]
-            pair = next(pairs, None)
+            step = stack[-1]
+            pair = next(step.pairs, None)
             if pair is None:
                 stack.pop()
                 continue
             name, old, new = pair
-            path = prefix + name
-            yield from self._pair(path, old, new)
+            old_path, new_path = step.old_prefix + name, step.new_prefix + name
+            if old is not None and old_path in renames.new_of:
+                if new is None:
+                    continue  # told where it is now
+                old = None
+            source = renames.old_of.get(new_path) if new is not None and old is None else None
+            if source is not None and new is not None:
+                old_path, old = source, self._at(source)
+                yield self._renamed(source, new_path, old, new)
+            else:
+                yield from self._pair(old_path if new is None else new_path, old, new)
             old_directory = old if old is not None and old.kind is NodeKind.DIRECTORY else None
             new_directory = new if new is not None and new.kind is NodeKind.DIRECTORY else None
             if old_directory is not None or new_directory is not None:
-                stack.append((path + b"/", self._merged(old_directory, new_directory)))
+                stack.append(_Step(old_path + b"/", new_path + b"/", self._merged(old_directory, new_directory)))
+
+    def _find_renames(self, changes: Iterable[Change], first: list[Change]) -> Renames:
+        """The renames in `changes`, of which BUFFERED_MAX + 1 are put into `first`."""
+        gone: dict[bytes, Traces] = {}
+        came: dict[bytes, Traces] = {}
+        for change in changes:
+            if change.after is None and change.before is not None:
+                gone[change.path] = traces_of(change.before)
+            elif change.before is None and change.after is not None:
+                came[change.path] = traces_of(change.after)
+            if max(len(gone), len(came)) > RENAMES_MAX:
+                return NO_RENAMES
+            if len(first) <= BUFFERED_MAX:
+                first.append(change)
+        return Renames(gone, came)
+
+    def _at(self, path: bytes) -> Inode:
+        """What the earlier side has under `path`, where something is."""
+        inode = self._before.inode
+        for name in path.split(b"/"):
+            found = self._tree.lookup(inode.directory, name)
+            assert found is not None
+            inode = found
+        return inode
+
+    def _renamed(self, old_path: bytes, path: bytes, old: Inode, new: Inode) -> Change:
+        before, after = self._resolved(old, self._before.links), self._resolved(new, self._after.links)
+        content, attributes = content_differs(before, after), attributes_differ(before, after)
+        return Change(ChangeKind.RENAMED, path, before, after, content, attributes, old_path)
 
     def _merged(self, before: Inode | None, after: Inode | None) -> Iterator[tuple[bytes, Inode | None, Inode | None]]:
         """Names of both listings in order, with the inode of either side. Nothing where the listings are the same."""

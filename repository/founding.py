@@ -15,19 +15,18 @@ from repository.format.intent import INTENT_BYTES
 from repository.intent import IntentFile
 from repository.lock import LOCK_BYTES, WriteLock
 from repository.packs.load import create_pack_directories
+from repository.packs.spare import found_spare, unfound_spare
 from repository.policy.levels import headspace_default_bytes
 from repository.ports import Clock
 from repository.space import INDEX_DIRECTORY, RESERVE_FILE, SHRINK_HEADROOM_BYTES, check_room_for_init, create_reserve
 from repository.storage.probe import probe_volume
 from repository.storage.room import RoomProbe
 from repository.storage.volume import Volume
+from repository.units import KIB
 
-DIRECTORIES_BYTES: Final = 2 * 1024 * 1024
-"""What 258 directories take on a file system that gives each a block of 4 KiB, and as much again."""
-_REFUSED: Final = {
-    "B": "it cannot punch holes",
-    "C": "it cannot allocate room beforehand",
-}
+DIRECTORIES: Final = 258
+DIRECTORY_BYTES_MIN: Final = 8 * KIB
+"""What a directory takes: a block of 4 KiB and as much again, or the volume's larger one (exFAT: up to 128 KiB)."""
 
 
 def found(
@@ -74,9 +73,6 @@ def _configure(
     volume: Volume, reserve_bytes: int, headspace_bytes: int | None, quota_bytes: int | None, clock: Clock
 ) -> Config:
     found = probe_volume(volume)
-    why = _REFUSED.get(found.volume_class)
-    if why is not None:
-        raise VolumeError(f"The volume of '{volume.root}' cannot carry a repository yet: {why}.")
     probe = RoomProbe(volume)
     capacity, available = probe.capacity_bytes(), probe.available_bytes()
     if quota_bytes:
@@ -89,7 +85,8 @@ def _configure(
         volume_class=found.volume_class,
         created_ns=clock.now_ns(),
     )
-    fixed = catalog_bytes(SLOTS_AT_INIT) + EVENTS_BYTES + INTENT_BYTES + LOCK_BYTES + DIRECTORIES_BYTES
+    directories = DIRECTORIES * max(DIRECTORY_BYTES_MIN, volume.statvfs().f_frsize)
+    fixed = catalog_bytes(SLOTS_AT_INIT) + EVENTS_BYTES + INTENT_BYTES + LOCK_BYTES + directories
     if reserve_bytes:
         check_room_for_init(available, reserve_bytes, headspace, fixed + SHRINK_HEADROOM_BYTES)
     return replace(config, reserve_bytes=reserve_bytes, headspace_bytes=headspace, quota_bytes=quota_bytes or 0)
@@ -102,6 +99,7 @@ def _fill(volume: Volume, config: Config) -> None:
     IntentFile.create(volume, config.seed)
     EventRing.create(volume)
     Catalog.create(volume, config.seed, Head())
+    found_spare(volume, config, config.created_ns)
     create_reserve(volume, config.reserve_bytes)
     volume.fsync_dir("packs")
     volume.fsync_dir("")
@@ -116,6 +114,7 @@ def _clear(volume: Volume, *, remove_root: bool) -> None:
     """Take back what a refused or failed init made; best effort, because the first error is the one to tell."""
     for name in (CONFIG_NAME, RESERVE_FILE, "catalog", "events", "intent", "lock"):
         _quietly(volume, name, directory=False)
+    unfound_spare(volume)
     for low in range(256):
         _quietly(volume, f"packs/{low:02x}", directory=True)
     for name in ("packs", INDEX_DIRECTORY):

@@ -115,10 +115,13 @@ def remove_pack(volume: Volume, pack: PackIndex, *, keep_header: bool) -> None:
 def free_ranges(volume: Volume, punches: Iterable[Punch]) -> None:
     """Free ranges of sealed packs, pack by pack, durable on return. A pack that is gone is passed over.
 
-    As `RecordStore.punch` does it, before there is a store: the pack is marked first. Raises SyncFailedError,
-    VolumeError.
+    As `RecordStore.punch` does it, before there is a store: the pack is marked first. Where the volume cannot punch
+    (the repository was copied there), dead records stay as they are. Raises SyncFailedError, VolumeError.
     """
-    for pack, group in groupby(sorted(punches), key=lambda punch: punch.pack):
+    ordered = sorted(punches)
+    if not ordered or not volume.punches(INTENT_FILE):
+        return
+    for pack, group in groupby(ordered, key=lambda punch: punch.pack):
         try:
             handle = volume.open(pack_path(pack), writable=True)
         except VolumeError as error:

@@ -78,8 +78,11 @@ class JournalWriter:
 
 def journal_floor(store: RecordStore) -> PackIndex:
     """The lowest pack that may still take records; the one after the last where all are sealed."""
+    spare = store.spare_pack()  # asked first: it may become one of the others at any moment
     infos = store.packs()
     still_open = [info.index for info in infos if not info.sealed]
+    if spare is not None:
+        still_open.append(spare)
     if still_open:
         return PackIndex(min(still_open))
     return PackIndex(max((info.index for info in infos), default=-1) + 1)

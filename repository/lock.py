@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, Self
 
-from repository.errors import LockedError, VolumeError
+from repository.errors import BallastError, LockedError, NoSpaceError
 from repository.ports import Clock
 from repository.storage.volume import FileHandle, Volume
 from repository.units import NS_PER_S
@@ -108,7 +108,11 @@ class WriteLock:
                 raise LockedError(_locked_message(holder))
             time.sleep(TAKE_PAUSE_S)
         lock = cls(handle, this_process(clock))
-        handle.pwrite(lock._holder.encode(), 0)
+        try:
+            lock._tell()
+        except BallastError:
+            handle.close()
+            raise
         return lock
 
     @property
@@ -121,11 +125,16 @@ class WriteLock:
         if mountpoint is not None and len(mountpoint) > MOUNTPOINT_CHARACTERS_MAX:
             mountpoint = None
         self._holder = Holder(old.host, old.boot_id, old.pid, old.since_ns, mountpoint)
-        self._handle.pwrite(self._holder.encode(), 0)
+        self._tell()
+
+    def _tell(self) -> None:
+        """The kernel's lock is what counts; words for which a volume has no room are not worth an error."""
+        with contextlib.suppress(NoSpaceError):
+            self._handle.pwrite(self._holder.encode(), 0)
 
     def release(self) -> None:
         """Let go. The file stays, empty of a holder."""
-        with contextlib.suppress(VolumeError):  # the kernel's lock goes with the handle; the words are only for people
+        with contextlib.suppress(BallastError):  # the kernel's lock goes with the handle; the words are only for people
             self._handle.pwrite(Holder().encode(), 0)
         self._handle.close()
 

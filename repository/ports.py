@@ -28,12 +28,20 @@ class Progress(Protocol):
 
 
 class SpaceProbe(Protocol):
-    """What the volume says about its room."""
+    """What the volume says about its room. Every method raises VolumeError where it does not answer."""
 
     def capacity_bytes(self) -> int: ...
 
     def available_bytes(self) -> int:
-        """As an ordinary user sees it (f_bavail), for root too."""
+        """As an ordinary user sees it (f_bavail), for root too: how full the volume is."""
+        ...
+
+    def allocatable_bytes(self) -> int:
+        """What this process could take: root also has the part that is kept for root."""
+        ...
+
+    def capacity_inodes(self) -> int:
+        """All inodes; 0 where the volume makes them as it goes."""
         ...
 
     def available_inodes(self) -> int: ...

@@ -5,6 +5,7 @@ needs was synced. The bitmap is what the parent needed and what was leased since
 collection makes it exact.
 """
 
+import logging
 import socket
 import threading
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ from pyroaring import BitMap64
 
 from repository.bitmaps import BitmapReader, SnapshotBitmap, store_bitmap
 from repository.catalog import Catalog
-from repository.errors import DamagedError
+from repository.errors import DamagedError, NoSpaceError
 from repository.format.catalog import Head, Slot, SlotState, SnapshotKind
 from repository.format.inode import Inode, Totals
 from repository.format.journal import JournalMark
@@ -28,6 +29,8 @@ from repository.ports import Clock
 from repository.reach import walk
 from repository.snapshots import LIVE_SOURCE, Snapshots
 from repository.store import RecordStore
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +92,12 @@ class Publisher:
         with ExitStack() as stack:
             if parent is not None:
                 stack.enter_context(self._snapshots.need(parent.snapshot_id))
-            written = self._write(tree, wish, lease, parent, claim)
-            with self._snapshots.lock:
-                slot = self._slot(tree, wish, written)
-                return self._add(slot, None)
+            while True:
+                moves, now = self._standing(parent)
+                written = self._write(tree, wish, lease, now, claim)
+                with self._snapshots.lock:
+                    if self._snapshots.moves == moves:  # else the bitmap speaks of places that are left
+                        return self._add(self._slot(tree, wish, written), None)
 
     def commit(
         self,
@@ -109,34 +114,51 @@ class Publisher:
 
         `journal` is the last flush that the tree includes, `journal_floor` as asked at the freeze. `lease` holds
         every number that the tree needs beyond the present head's; close it after this returns. `clean`: nothing
-        will be written after this until the next mount.
+        will be written after this until the next mount. Without room for another slot (see `Catalog.add`) a
+        snapshot that nobody named is left for later, and the head written alone. Raises as `publish`.
         """
         if wish is not None and wish.name is not None:
             self._snapshots.require_name(wish.name)
         with self._commit_lock:
-            before = self._catalog.head()
-            written = self._write(tree, wish, lease, before, claim)
-            now_ns = self._clock.now_ns()
-            head = replace(
-                before,
-                manifest=written.manifest.id,
-                manifest_number=written.manifest.number,
-                bitmap=written.bitmap.id,
-                bitmap_number=written.bitmap.number,
-                exact=False,
-                commit_serial=before.commit_serial + 1,
-                journal=journal,
-                journal_floor=journal_floor,
-                next_file_id=tree.next_file_id,
-                committed_ns=now_ns,
-                clean=clean or before.clean,
-                unmounted_ns=now_ns if clean else before.unmounted_ns,
-            )
-            with self._snapshots.lock:
-                if wish is None:
-                    self._catalog.set_head(head)
-                    return None
-                return self._add(self._slot(tree, wish, written), head)
+            while True:
+                with self._snapshots.lock:
+                    moves, before = self._snapshots.moves, self._catalog.head()
+                written = self._write(tree, wish, lease, before, claim)
+                now_ns = self._clock.now_ns()
+                head = replace(
+                    before,
+                    manifest=written.manifest.id,
+                    manifest_number=written.manifest.number,
+                    bitmap=written.bitmap.id,
+                    bitmap_number=written.bitmap.number,
+                    exact=False,
+                    commit_serial=before.commit_serial + 1,
+                    journal=journal,
+                    journal_floor=journal_floor,
+                    next_file_id=tree.next_file_id,
+                    committed_ns=now_ns,
+                    clean=clean or before.clean,
+                    unmounted_ns=now_ns if clean else before.unmounted_ns,
+                )
+                with self._snapshots.lock:
+                    if self._snapshots.moves != moves:
+                        continue
+                    if wish is None:
+                        self._catalog.set_head(head)
+                        return None
+                    try:
+                        return self._add(self._slot(tree, wish, written), head)
+                    except NoSpaceError as error:
+                        if wish.kind is SnapshotKind.NAMED:
+                            raise
+                        _log.info("snapshot.postponed", extra={"reason": str(error)})
+                        self._catalog.set_head(head)
+                        return None
+
+    def _standing(self, parent: Slot | None) -> tuple[int, Slot | None]:
+        """The slot of `parent` as it is now: repacking gives slots other bitmaps. Its `need` is held."""
+        with self._snapshots.lock:
+            return self._snapshots.moves, None if parent is None else self._catalog.get(parent.snapshot_id)
 
     def numbers_of(self, root: Slot | Head) -> BitMap64:
         """A copy of what the bitmap of a root holds; found by walking where there is none."""

@@ -9,15 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from repository.climbing import Climber
 from repository.codec import Codec, Payload
 from repository.errors import NoSpaceError, VolumeError
 from repository.format.pack import Stream
 from repository.format.record import HEADER_BYTES, Buffer, Place, RecordKind, Stored
+from repository.headroom import Headroom
 from repository.ids import PackIndex, RecordId, position_of
 from repository.index.index import Index
 from repository.leases import Lease
 from repository.ledger import Claim, Ledger
+from repository.packs.growing import PackGrower
 from repository.packs.openpack import Batch
+from repository.packs.openpacks import OpenPacks
 from repository.packs.writer import PackWriter, Placed
 from repository.units import KIB
 
@@ -71,13 +75,21 @@ class Putter:
         codec: Codec,
         ledger: Ledger,
         index: Index,
+        packs: OpenPacks,
+        grower: PackGrower,
         writer: PackWriter,
+        headroom: Headroom,
+        climber: Climber,
         state_lock: threading.Lock,
     ) -> None:
         self._codec = codec
         self._ledger = ledger
         self._index = index
+        self._packs = packs
+        self._grower = grower
         self._writer = writer
+        self._headroom = headroom
+        self._climber = climber
         self._state = state_lock
         self._pending: dict[RecordId, Batch] = {}
 
@@ -158,9 +170,16 @@ class Putter:
         self._writer.relieve()
 
     def _cover(self, claim: Claim, cost: int, stream: Stream) -> None:
-        """Make `claim` worth `cost`, allocating where it must."""
-        if self._ledger.top_up(claim, cost) > 0:
-            self._writer.make_room(lambda: self._ledger.top_up(claim, cost), stream)
+        """Make `claim` worth `cost`: out of what is free, by allocating, by climbing, or out of the headroom."""
+        while self._ledger.top_up(claim, cost) > 0:
+            try:
+                self._grower.make_room(lambda: self._ledger.top_up(claim, cost), stream)
+            except NoSpaceError as error:
+                try:
+                    self._climber.climb(error)
+                except NoSpaceError:
+                    if not self._climber.may_draw or not self._headroom.top_up(claim, cost):
+                        raise
 
     def _place_all(self, this: _Round, news: list[_New]) -> None:
         """Give every record a place: in its stream's packs, or where that cannot grow, wherever there is room."""
@@ -173,7 +192,7 @@ class Putter:
             if done < len(news):
                 stored_length = HEADER_BYTES + len(news[done].payload.buffer)
                 try:
-                    self._writer.extend(stream_of(this.kind, stored_length), news[done].cost)
+                    self._grower.extend(stream_of(this.kind, stored_length), news[done].cost)
                 except NoSpaceError:
                     if anywhere:
                         raise
@@ -187,7 +206,7 @@ class Putter:
             if known is not None and self._take_hit(this, item, known):
                 return True
         stored_length = HEADER_BYTES + len(payload.buffer)
-        pack = self._writer.find(stream_of(this.kind, stored_length), cost, anywhere=anywhere)
+        pack = self._packs.find(stream_of(this.kind, stored_length), cost, anywhere=anywhere)
         if pack is None:
             return False
         before = pack.usable(self._ledger)
@@ -211,7 +230,7 @@ class Putter:
             try:
                 self._writer.write(records[0].pack, records)
             except VolumeError as error:
-                self._writer.fail(error)
+                self._packs.fail(error)
                 raise
 
     def _complete(self, this: _Round) -> None:

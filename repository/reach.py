@@ -3,12 +3,12 @@
 Owns the rule which ids a record refers to (`references`), and with it what a collection must keep.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from pyroaring import BitMap64
 
-from repository.errors import BallastError, DamagedError, MissingRecordError
+from repository.errors import DamagedError, MissingRecordError
 from repository.format.bitmap import BitmapHead, decode_bitmap
 from repository.format.extents import ExtentList, ExtentSegment
 from repository.format.links import LinksList, LinksSegment
@@ -133,8 +133,10 @@ class ReachCounter:
     Not thread safe. After an error it is spoiled: build another.
     """
 
-    def __init__(self, store: RecordSource) -> None:
+    def __init__(self, store: RecordSource, pause: Callable[[], None] = lambda: None) -> None:
         self._store = store
+        self._pause = pause
+        """Called now and then while walking. May raise to end it: the counter is spoiled then."""
         self.numbers = BitMap64()
         """What is reachable. Copy it before it is kept."""
         self.exact = True
@@ -162,6 +164,7 @@ class ReachCounter:
         try:
             pending = self._counted(roots, count)
             while pending:
+                self._pause()
                 batch, pending = pending[-READ_BATCH:], pending[:-READ_BATCH]
                 nodes: list[RecordId] = []
                 leaves: list[RecordId] = []
@@ -171,7 +174,7 @@ class ReachCounter:
                     leaves += dict.fromkeys(found.leaves)
                 self._counted(leaves, count)
                 pending += self._counted(nodes, count)
-        except BallastError:
+        except BaseException:
             self._spoiled = True
             raise
 

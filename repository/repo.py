@@ -17,7 +17,7 @@ from typing import Final, Self
 from repository.catalog import Catalog
 from repository.check.report import CheckReport
 from repository.collect import Collector, CollectReport
-from repository.errors import NoRepositoryError, VolumeError
+from repository.errors import BallastError, NoRepositoryError, NoSpaceError, VolumeError
 from repository.events import EventRing
 from repository.format.catalog import Head, Slot, SnapshotKind
 from repository.format.config import CONFIG_MAX_BYTES, CONFIG_NAME, Config, decode_config
@@ -32,8 +32,9 @@ from repository.leases import Lease
 from repository.ledger import Claim
 from repository.lock import WriteLock, current_holder
 from repository.policy.collect import Safety
-from repository.ports import Clock, Progress
+from repository.ports import Clock, Progress, SpaceProbe
 from repository.publish import Publisher, SnapshotWish, Tree
+from repository.recovery import Recovery
 from repository.snapshots import Snapshots
 from repository.space import RESERVE_DEFAULT_BYTES, Space
 from repository.status import Status, gather
@@ -66,6 +67,7 @@ class Repository:
         events: EventRing,
         clock: Clock,
         lock: WriteLock | None,
+        probe: SpaceProbe | None = None,
     ) -> None:
         self.path: Final = volume.root
         self.volume: Final = volume
@@ -77,7 +79,7 @@ class Repository:
         self.lock: Final = lock
         self.cache: Final = RecordCache(store, CACHE_BYTES, inline=True)
         self.reader: Final = TreeReader(self.cache)
-        self.space: Final = Space(volume, config, RoomProbe(volume), _PackUsage(store))
+        self.space: Final = Space(volume, config, probe or RoomProbe(volume), _PackUsage(store), clock)
         self.snapshots: Final = Snapshots(catalog, events, clock)
         self.publisher: Final = Publisher(store, catalog, self.snapshots, clock)
         self.collector: Final = Collector(
@@ -85,6 +87,14 @@ class Repository:
             config=config,
             store=store,
             catalog=catalog,
+            snapshots=self.snapshots,
+            events=events,
+            clock=clock,
+        )
+        self.recovery: Final = Recovery(
+            store=store,
+            space=self.space,
+            collector=self.collector,
             snapshots=self.snapshots,
             events=events,
             clock=clock,
@@ -114,8 +124,18 @@ class Repository:
         )
 
     @classmethod
-    def open(cls, path: Path, *, writable: bool, clock: Clock | None = None, calls: Calls | None = None) -> Self:
+    def open(
+        cls,
+        path: Path,
+        *,
+        writable: bool,
+        clock: Clock | None = None,
+        calls: Calls | None = None,
+        probe: SpaceProbe | None = None,
+    ) -> Self:
         """Open what `init` made. For reading it writes nothing and takes no lock.
+
+        `probe` None: the volume itself is asked about its room.
 
         Raises NoRepositoryError, LockedError, DamagedError (a lost head), VolumeError.
         """
@@ -135,12 +155,21 @@ class Repository:
             store = RecordStore.open(volume, config, writable=writable, clock=at)
             stack.callback(store.close)
             repository = cls(
-                volume=volume, config=config, store=store, catalog=catalog, events=events, clock=at, lock=lock
+                volume=volume,
+                config=config,
+                store=store,
+                catalog=catalog,
+                events=events,
+                clock=at,
+                lock=lock,
+                probe=probe,
             )
             if writable:
                 catalog.stop = store
                 repository.space.ensure_reserve()
-                store.guard_growth(repository.space.require_growth)
+                store.guard_growth(repository.recovery.guard)
+                store.on_no_space(repository.recovery.climb)
+                repository.recovery.look()
             stack.pop_all()
         return repository
 
@@ -162,7 +191,19 @@ class Repository:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None and self.lock is not None and not self._closed:
+            self._finish()
         self.close()
+
+    def _finish(self) -> None:
+        """What a mount does in the background, at the end of a command: the rest of a recovery, a collection that is
+        due. Neither is worth an error."""
+        try:
+            self.recovery.finish()
+            if self.recovery.take_due_collection():
+                self.recovery.collect(Safety.FULL, hurry=True)
+        except BallastError as error:
+            log.warning("repository.not_finished", extra={"error": str(error)})
 
     def refresh(self) -> None:
         """Beside a writer: see what it changed since. Nothing where this process is the writer."""
@@ -229,6 +270,7 @@ class Repository:
         claim: Claim | None = None,
     ) -> Slot:
         """A snapshot of its own, durable on return: see `Publisher.publish`. Without `name` it is an implicit one."""
+        self._ensure_slot()
         actual = SnapshotKind.IMPLICIT if name is None else kind
         return self.publisher.publish(tree, SnapshotWish(actual, name, pinned), lease, parent=parent, claim=claim)
 
@@ -244,20 +286,33 @@ class Repository:
         claim: Claim | None = None,
     ) -> Slot | None:
         """The next head of `live`, durable on return: see `Publisher.commit`."""
+        if wish is not None and wish.kind is SnapshotKind.NAMED:  # any other is left out where there is no slot
+            self._ensure_slot()
         return self.publisher.commit(
             tree, lease, journal=journal, journal_floor=journal_floor, wish=wish, clean=clean, claim=claim
         )
 
+    def _ensure_slot(self) -> None:
+        """Before anything is written: a slot for one more snapshot. A full volume is climbed for it."""
+        while True:
+            try:
+                return self.catalog.ensure_free_slot()
+            except NoSpaceError as error:
+                self.recovery.climb(error)
+
     def delete(self, slot: Slot) -> Slot:
-        """To the trash. Raises BusyError for a pinned one."""
-        return self.snapshots.delete(slot)
+        """To the trash; `recovery.deleted` collects it at once where the volume is full. Raises BusyError for a pinned
+        one."""
+        gone = self.snapshots.delete(slot)
+        self.recovery.changed()
+        return gone
 
     def undelete(self, slot: Slot, name: str | None = None) -> Slot:
         """Back from the trash. Raises NameTakenError."""
         return self.snapshots.undelete(slot, name)
 
     def rename(self, slot: Slot, name: str) -> Slot:
-        """Another name. Raises UsageError, NameTakenError."""
+        """Another name. Raises UsageError, NameTakenError, BusyError for a pinned one."""
         return self.snapshots.rename(slot, name)
 
     def pin(self, slot: Slot) -> Slot:
@@ -289,6 +344,7 @@ class Repository:
             head = self.catalog.head()
             mark = JournalMark(head.journal.sequence, secrets.randbits(64))
             self.catalog.set_head(replace(head, journal=mark, journal_floor=journal_floor(self.store)))
+        self.collector.planner.journal_is_leased = True
         return mark
 
     def mark_unmounted(self) -> None:
@@ -310,13 +366,17 @@ class Repository:
         return self.collector.reclaimable_bytes(deleting)
 
     def gc(
-        self, *, safety: Safety = Safety.FULL, dry_run: bool = False, progress: Progress | None = None
+        self, *, safety: Safety | None = Safety.FULL, dry_run: bool = False, progress: Progress | None = None
     ) -> CollectReport:
-        """Collect: see `Collector.collect`. What came free goes to the reserve first."""
-        report = self.collector.collect(safety, dry_run=dry_run, progress=progress)
-        if not dry_run:
-            self.space.ensure_reserve()
-        return report
+        """Collect: see `Collector.collect`. What came free goes to the reserve first.
+
+        `safety` None: FULL, but NONE in an emergency (`Recovery.emergency`).
+        """
+        if safety is None:
+            safety = Safety.NONE if self.recovery.emergency() else Safety.FULL
+        if dry_run:
+            return self.collector.collect(safety, dry_run=True, progress=progress)
+        return self.recovery.collect(safety, progress)
 
     def check(self, *, read_data: bool = False, progress: Progress | None = None) -> CheckReport:
         """Verify everything; never writes. Findings are in the report, not raised."""
@@ -336,7 +396,7 @@ class _PackUsage:
         self._store = store
 
     def allocated_bytes(self) -> int:
-        return sum(info.allocated_bytes for info in self._store.packs())
+        return self._store.spare_allocated_bytes() + sum(info.allocated_bytes for info in self._store.packs())
 
 
 def _changed(head: Head, *, clean: bool, mounted_ns: int | None = None, unmounted_ns: int | None = None) -> Head:
@@ -359,4 +419,6 @@ def read_config(volume: Volume) -> Config:
                 f"There is no repository in '{volume.root}'; ballast init {volume.root} makes one."
             ) from error
         raise
-    return decode_config(data)
+    config = decode_config(data)
+    volume.believe(config.volume_class)
+    return config

@@ -21,7 +21,7 @@ from repository.format.record import Stored
 from repository.ids import NO_ID, RecordId, SnapshotId
 from repository.journal import pending
 from repository.leases import Lease
-from repository.reach import ReachCounter, walk
+from repository.reach import ReachCounter, RecordSource, walk
 from repository.snapshots import LIVE_SOURCE
 from repository.store import RecordStore
 
@@ -44,6 +44,15 @@ def root_numbers(store: RecordStore, reader: BitmapReader, root: Root) -> BitMap
         else:
             return bitmap.kept | BitMap64((root.manifest_number,))
     return walk(store, [root.manifest])
+
+
+def roots_by_source(catalog: Catalog) -> dict[str, list[Root]]:
+    """Every slot, in time order within its source; the head comes last of `live`."""
+    by_source: dict[str, list[Root]] = {}
+    for slot in catalog.slots():
+        by_source.setdefault(slot.source, []).append(slot)
+    by_source.setdefault(LIVE_SOURCE, []).append(catalog.head())
+    return by_source
 
 
 def union_of(store: RecordStore, roots: Iterable[Root]) -> BitMap64:
@@ -73,6 +82,17 @@ def all_kept(store: RecordStore, catalog: Catalog, without: frozenset[SnapshotId
     return kept
 
 
+def surely_kept(store: RecordStore, catalog: Catalog) -> BitMap64:
+    """What has to be there: what roots with exact bitmaps need, and the journal.
+
+    An inexact bitmap may also name what an emergency has collected, which knew better from walking trees.
+    """
+    head = catalog.head()
+    every: list[Root] = [*catalog.slots(), head]
+    roots = [root for root in every if root.exact or root.bitmap == NO_ID]
+    return union_of(store, roots) | journal_numbers(store, head)
+
+
 def unique_numbers(store: RecordStore, slots: Sequence[Slot], others: BitMap64) -> list[BitMap64]:
     """For each slot what it alone keeps: nothing of `others` (head, journal, leases) and of no other slot."""
     once, more = BitMap64(), others.copy()
@@ -98,18 +118,34 @@ def make_exact(
     of slots. Ends early where there is no room for new bitmaps, or `stop` says so: bitmaps may err towards keeping.
     Raises DamagedError where a tree cannot be read.
     """
-    by_source: dict[str, list[Root]] = {}
-    for slot in catalog.slots():
-        by_source.setdefault(slot.source, []).append(slot)
-    by_source.setdefault(LIVE_SOURCE, []).append(catalog.head())
     done = 0
-    for run in by_source.values():
+    for run in roots_by_source(catalog).values():
         try:
             done += _Exactness(store, catalog, lock, stop).make(run)
         except NoSpaceError as error:
             log.info("bitmap.no_room", extra={"error": str(error)})
             break
     return done
+
+
+def next_counter(
+    store: RecordSource,
+    counter: ReachCounter | None,
+    standing: RecordId | None,
+    manifest: RecordId,
+    pause: Callable[[], None] = lambda: None,
+) -> ReachCounter:
+    """What `manifest` needs, exactly: `counter`, which stands at `standing`, gone on; or a new one where it cannot.
+
+    It cannot where a record was stored anew since it was counted: the count of its earlier place is never given back.
+    """
+    if counter is not None and standing is not None:
+        counter.advance([standing], [manifest])
+        if counter.exact:
+            return counter
+    counter = ReachCounter(store, pause)
+    counter.add([manifest])
+    return counter
 
 
 class _Exactness:
@@ -158,14 +194,10 @@ class _Exactness:
     def _bitmap(
         self, root: Root, before: tuple[RecordId, SnapshotBitmap] | None, lease: Lease
     ) -> tuple[Stored, SnapshotBitmap]:
-        if self._counter is None or self._standing is None or not self._counter.exact:
-            self._counter = ReachCounter(self._store)
-            self._counter.add([root.manifest])
-        else:
-            self._counter.advance([self._standing], [root.manifest])
+        self._counter = next_counter(self._store, self._counter, self._standing, root.manifest)
         self._standing = root.manifest
         numbers = self._counter.numbers
-        return store_bitmap(self._store, lease, root.manifest, numbers, exact=self._counter.exact, parent=before)
+        return store_bitmap(self._store, lease, root.manifest, numbers, exact=True, parent=before)
 
     def _overwrite(self, made: Sequence[tuple[Root, Stored]]) -> int:
         """Give the slots their new bitmaps, those that still are what they were: durable on return."""

@@ -53,6 +53,8 @@ class PackShelf:
         self._writable = writable
         self._stump: PackIndex | None = None
         """A pack that is gone but for its header, because it was the newest."""
+        self.empty: Final[list[PackIndex]] = []
+        """What a writer found without a record when it opened: spare packs, and what a crash left."""
 
     # -- finding -----------------------------------------------------------------------------------------------
 
@@ -87,7 +89,7 @@ class PackShelf:
             return
         if not known.sealed and not known.records:
             if self._writable:
-                self._remove_file(pack)
+                self.empty.append(pack)
             return
         with self._state:
             self._table.add(known)
@@ -104,26 +106,36 @@ class PackShelf:
         """Every pack, by index; one `stat` each."""
         with self._state:
             known = sorted(self._table.packs.values(), key=lambda pack: pack.index)
-        infos = []
-        for pack in known:
-            try:
-                blocks = self._volume.stat(pack_path(pack.index)).st_blocks
-            except VolumeError as error:
-                if error.errno == errno.ENOENT:
-                    continue
-                raise
-            infos.append(
-                PackInfo(
-                    index=pack.index,
-                    sealed=pack.sealed,
-                    records=len(pack.columns) if pack.columns is not None else pack.records,
-                    allocated_bytes=blocks * _SECTOR_BYTES,
-                    stream=pack.stream,
-                    created_ns=pack.created_ns,
-                    written_ns=pack.written_ns,
-                )
-            )
-        return infos
+        infos = [self._info(pack) for pack in known]
+        return [info for info in infos if info is not None]
+
+    def indexes(self) -> frozenset[PackIndex]:
+        """Which packs there are; asks nobody."""
+        with self._state:
+            return frozenset(self._table.packs)
+
+    def info(self, pack: PackIndex) -> PackInfo | None:
+        """One pack, by one `stat`; None where it is gone."""
+        with self._state:
+            known = self._table.packs.get(pack)
+        return None if known is None else self._info(known)
+
+    def _info(self, pack: KnownPack) -> PackInfo | None:
+        try:
+            blocks = self._volume.stat(pack_path(pack.index)).st_blocks
+        except VolumeError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+        return PackInfo(
+            index=pack.index,
+            sealed=pack.sealed,
+            records=len(pack.columns) if pack.columns is not None else pack.records,
+            allocated_bytes=blocks * _SECTOR_BYTES,
+            stream=pack.stream,
+            created_ns=pack.created_ns,
+            written_ns=pack.written_ns,
+        )
 
     def directory(self, pack: PackIndex) -> PackDirectory:
         """The columns of one pack. Raises MissingRecordError for an unknown one."""
@@ -166,6 +178,10 @@ class PackShelf:
         """Remove what is left of the pack that was the newest when it was dropped, if it is the newest no more."""
         if self._stump is not None and self._stump < self._table.highest:
             self._remove_file(self._stump)
+
+    def remove_empty(self, pack: PackIndex) -> None:
+        """Remove one of `empty`."""
+        self._remove_file(pack)
 
     def _remove_file(self, pack: PackIndex) -> None:
         try:

@@ -1,7 +1,7 @@
 """Naming, finding and changing snapshots: each change is one slot overwritten in place.
 
-Owner of the invariants *names of listed snapshots are unique* and *what is pinned or provisional is not deleted by
-request*. Deleting needs no room: the slot goes to the trash, the records stay until a collection.
+Owner of the invariants *names of listed snapshots are unique* and *what is pinned or provisional is not deleted or
+renamed by request*. Deleting needs no room: the slot goes to the trash, the records stay until a collection.
 """
 
 import threading
@@ -35,6 +35,9 @@ class Snapshots:
         self._clock = clock
         self.lock = threading.RLock()
         """Held over every change of the catalog that rests on what it said before."""
+        self.moves = 0
+        """Counts, under the lock, how often records were moved and the slots' bitmaps rewritten: who made a bitmap
+        from an earlier one before that has to make it again."""
         self._held: Counter[SnapshotId] = Counter()
         self._needed: Counter[SnapshotId] = Counter()
 
@@ -43,6 +46,10 @@ class Snapshots:
     def listed(self) -> list[Slot]:
         """Live snapshots without provisional ones, by time, then id."""
         return [slot for slot in self._catalog.slots() if is_listed(slot)]
+
+    def present(self) -> list[Slot]:
+        """Live snapshots, the provisional one of `live` included, by time, then id."""
+        return [slot for slot in self._catalog.slots() if slot.state == SlotState.LIVE]
 
     def trash(self) -> list[Slot]:
         """Deleted ones that are not collected yet, by time, then id."""
@@ -100,13 +107,16 @@ class Snapshots:
     def rename(self, slot: Slot, name: str) -> Slot:
         """Give another name; an implicit snapshot becomes a named one, which no rule deletes.
 
-        Raises UsageError for an impossible name, NameTakenError, NoSuchSnapshotError.
+        Raises UsageError for an impossible name, NameTakenError, NoSuchSnapshotError, and BusyError for a pinned one:
+        who pinned it finds it where it was.
         """
         check_name(name)
         with self.lock:
             now = self._current(slot, SlotState.LIVE)
             if now.name == name:
                 return now
+            if now.pinned:
+                raise BusyError(f"'{now.name}' is pinned; unpin it first (ballast snapshot unpin REPO {now.name}).")
             self._require_free(name, now)
             renamed = replace(now, name=name, kind=SnapshotKind.NAMED)
             self._catalog.change([renamed])
@@ -157,6 +167,11 @@ class Snapshots:
         with self._counted(self._needed, snapshot_id):
             self._catalog.get(snapshot_id)
             yield
+
+    def is_needed(self, snapshot_id: SnapshotId) -> bool:
+        """Whether a new snapshot is being made from it, so that deleting it would free nothing."""
+        with self.lock:
+            return snapshot_id in self._needed
 
     @contextmanager
     def _counted(self, counter: Counter[SnapshotId], snapshot_id: SnapshotId) -> Iterator[None]:

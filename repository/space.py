@@ -1,20 +1,26 @@
 """Room: the reserve, the quota, and the rule that growth waits until the reserve is whole.
 
 Owner of the invariant *the reserve is lent to recovery, never to data*: nobody else opens `ballast.reserve`, and
-nothing that grows the repository is allocated while it is missing. The ladder, which lends it, has its place here
-too: it calls `release` and `restore`.
+nothing that grows the repository is allocated while it is missing. Recovery (`recovery.py`) lends it by `release`
+and gives it back by `restore`; so does `ballast reserve`.
 """
 
 import errno
 import logging
+import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Protocol
 
-from repository.errors import NoSpaceError, VolumeError
+from repository.errors import NoSpaceError, SyncFailedError, VolumeError
 from repository.format.config import Config
-from repository.policy.levels import Level, Room, level_of
+from repository.policy.levels import Level, LevelWatch, Room
+from repository.policy.room import Needs, Sight, margin_bytes
+from repository.ports import Clock, SpaceProbe
+from repository.quota import QuotaAccount
+from repository.storage.reserving import allocate_reserve
 from repository.storage.volume import FileHandle, Volume
-from repository.units import MB, MIB, format_size
+from repository.units import MB, MIB, NS_PER_S, format_size
 
 log = logging.getLogger(__name__)
 
@@ -28,24 +34,16 @@ STAT_BLOCK_BYTES: Final = 512
 """Unit of st_blocks, whatever the volume's own is."""
 
 
-class Probe(Protocol):
-    """What the volume says (storage.room asks it; tests script it)."""
-
-    def capacity_bytes(self) -> int: ...
-
-    def available_bytes(self) -> int: ...
-
-    def available_inodes(self) -> int: ...
-
-    def capacity_inodes(self) -> int: ...
-
-
 class Usage(Protocol):
     """Who knows what the packs take."""
 
     def allocated_bytes(self) -> int:
         """Blocks of all packs, in bytes."""
         ...
+
+
+WHOLE_STANDS_NS: Final = NS_PER_S
+"""How long the reserve counts as whole after it was seen so: nobody but this process should touch it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ def create_reserve(volume: Volume, reserve_bytes: int) -> None:
     handle = volume.create(RESERVE_FILE)
     try:
         if reserve_bytes:
-            handle.fallocate(0, reserve_bytes)
+            allocate_reserve(handle, reserve_bytes)
         handle.fsync()
     except NoSpaceError:
         handle.close()
@@ -93,19 +91,35 @@ def check_room_for_init(available_bytes: int, reserve_bytes: int, headspace_byte
 
 
 class Space:
-    """The room of one repository. Thread safe: everything is asked anew."""
+    """The room of one repository. Thread safe."""
 
-    def __init__(self, volume: Volume, config: Config, probe: Probe, usage: Usage) -> None:
+    def __init__(self, volume: Volume, config: Config, probe: SpaceProbe, usage: Usage, clock: Clock) -> None:
         self._volume = volume
         self._config = config
         self._probe = probe
         self._usage = usage
-        self._level = Level.HEALTHY
+        self._clock = clock
+        self._account = QuotaAccount(config.quota_bytes, self.used_bytes) if config.quota_bytes else None
+        self._lock = threading.Lock()
+        self._watch = LevelWatch()
+        self._whole_at_ns: int | None = None
+        """When the reserve was last seen whole; None while it is not."""
+        self._last_available_bytes = 0
+
+    @property
+    def root(self) -> Path:
+        """Where the repository lies."""
+        return self._volume.root
+
+    @property
+    def frees_by_copying(self) -> bool:
+        """Whether a collection has to copy before it can free, and so frees the more the more room it has."""
+        return not self._volume.punches()
 
     # --- the volume ------------------------------------------------------------------------------------------
 
     def used_bytes(self) -> int:
-        """Blocks of all files under the repository, in bytes."""
+        """Blocks of all files under the repository, in bytes; looks at each of them."""
         files = [
             RESERVE_FILE,
             *FIXED_FILES,
@@ -116,26 +130,69 @@ class Space:
     def room(self) -> Room:
         """The volume's room, cut by the quota. Raises VolumeError where the probe fails."""
         capacity, available = self._probe.capacity_bytes(), self._probe.available_bytes()
-        quota = self._config.quota_bytes
-        if quota:
-            capacity = min(capacity, quota)
-            available = min(available, max(0, quota - self.used_bytes()))
+        if self._account is not None:
+            capacity = min(capacity, self._config.quota_bytes)
+            available = min(available, self._account.left_bytes())
         return Room(capacity, available, self._probe.capacity_inodes(), self._probe.available_inodes())
 
-    def level(self) -> Level:
-        """The level now, with hysteresis against the last answer; UNKNOWN where the probe fails."""
+    def sight(self) -> Sight:
+        """What recovery decides on. A probe that fails tells what it told last."""
+        missing = self.reserve().missing_bytes
+        inodes = True
         try:
-            self._level = level_of(self.room(), self._level)
-        except VolumeError as error:
-            log.warning("space.probe_failed", extra={"error": str(error)})
-            return Level.UNKNOWN
-        return self._level
+            self._last_available_bytes = self._probe.allocatable_bytes()
+            inodes = not self._probe.capacity_inodes() or self._probe.available_inodes() > 0
+        except VolumeError:  # told as a level
+            pass
+        available = self._last_available_bytes
+        if self._account is not None:
+            available = min(available, self._account.left_bytes())
+        return Sight(available, missing, inodes)
+
+    def needs(self) -> Needs:
+        """What recovery measures room by. Where the probe fails, nothing beyond what must be."""
+        try:
+            capacity = self._probe.capacity_bytes()
+        except VolumeError:
+            capacity = 0
+        quota = self._config.quota_bytes
+        return Needs(self._config.segment_bytes, margin_bytes(min(capacity, quota) if quota else capacity))
+
+    def level(self) -> Level:
+        """The level now, with hysteresis against the last answer. A change is told in the log."""
+        try:
+            room = self.room()
+        except VolumeError:
+            room = None
+        with self._lock:
+            before = self._watch.level
+            self._watch, tell = self._watch.look(room, self._clock.now_ns())
+            level = self._watch.level
+        if tell:
+            figures = {} if room is None else {"nbytes": room.available_bytes, "capacity_bytes": room.capacity_bytes}
+            log.info("space.level", extra={"level": level.value, "before": before.value, **figures})
+        return level
+
+    def freed(self, nbytes: int) -> None:
+        """Packs gave so much back."""
+        if self._account is not None:
+            self._account.moved(-nbytes)
+
+    def measure(self) -> None:
+        """Forget what is known: files of the repository changed without a word to this."""
+        with self._lock:
+            self._whole_at_ns = None
+        if self._account is not None:
+            self._account.forget()
 
     # --- the reserve -----------------------------------------------------------------------------------------
 
     def reserve(self) -> ReserveState:
         """What the reserve is now."""
-        return ReserveState(_allocated(self._volume, RESERVE_FILE), self._config.reserve_bytes)
+        state = ReserveState(_allocated(self._volume, RESERVE_FILE), self._config.reserve_bytes)
+        with self._lock:
+            self._whole_at_ns = self._clock.now_ns() if state.whole else None
+        return state
 
     def ensure_reserve(self) -> ReserveState:
         """At the opening for writing: give the reserve back what is missing, if it fits.
@@ -144,66 +201,114 @@ class Space:
         Never an error: what does not fit is missing, and growth waits.
         """
         state = self.reserve()
-        if state.whole:
-            return state
-        new = not self._volume.exists(RESERVE_FILE)
-        wanted = state.missing_bytes + (self._config.headspace_bytes if new else 0)
-        if self.room().available_bytes < wanted:
-            return state
-        if new:
+        if state.whole or self._volume.exists(RESERVE_FILE):
+            return self.restore()
+        if self.sight().available_bytes >= state.wanted_bytes + self._config.headspace_bytes:
             try:
                 create_reserve(self._volume, state.wanted_bytes)
                 self._volume.fsync_dir("")
             except NoSpaceError:
                 return self.reserve()
-            return self.reserve()
-        return self.restore()
+            if self._account is not None:
+                self._account.moved(state.wanted_bytes)
+        return self.reserve()
 
     def restore(self) -> ReserveState:
-        """Give the reserve back all that is missing, or nothing at all. The file exists."""
+        """Give the reserve back all that is missing, or nothing at all.
+
+        Raises SyncFailedError; another error of the volume leaves it missing.
+        """
         state = self.reserve()
-        if state.whole or not self._volume.exists(RESERVE_FILE):
+        if state.whole or self.sight().available_bytes < state.missing_bytes:
             return state
+        if not self._volume.exists(RESERVE_FILE):
+            return self.ensure_reserve()
         with self._volume.open(RESERVE_FILE, writable=True) as handle:
-            before = handle.size()
             try:
-                handle.fallocate(0, state.wanted_bytes)
-                handle.fsync()
-            except NoSpaceError:
-                handle.truncate(min(before, state.wanted_bytes))
+                allocate_reserve(handle, state.wanted_bytes)
+            except SyncFailedError:
+                raise
+            except (NoSpaceError, VolumeError) as error:
+                log.info("reserve.not_restored", extra={"nbytes": state.missing_bytes, "error": str(error)})
                 return self.reserve()
-        log.info("reserve.restored", extra={"nbytes": state.wanted_bytes})
+        if self._account is not None:
+            self._account.moved(state.missing_bytes)
+        log.info("reserve.restored", extra={"nbytes": state.missing_bytes})
         return self.reserve()
 
     def release(self, nbytes: int) -> int:
         """Lend up to `nbytes` of the reserve by cutting its end off; returns how many bytes came free."""
+        if not self._volume.exists(RESERVE_FILE):
+            return 0
+        with self._lock:
+            self._whole_at_ns = None
         with self._volume.open(RESERVE_FILE, writable=True) as handle:
             before = _allocated_of(handle)
             handle.truncate(max(0, handle.size() - nbytes))
             freed = before - _allocated_of(handle)
+        if freed and self._volume.frees_late:
+            self._volume.syncfs()
+        if self._account is not None:
+            self._account.moved(-freed)
         log.info("reserve.released", extra={"nbytes": freed})
         return freed
 
+    def fits(self, nbytes: int) -> bool:
+        """Whether `nbytes` can be allocated now: tried at the reserve's end, and cut off again.
+
+        A volume may count room that it keeps for itself, or that a quota of the user forbids. Raises SyncFailedError,
+        VolumeError.
+        """
+        if self.sight().available_bytes < nbytes or not self._volume.exists(RESERVE_FILE):
+            return False
+        with self._volume.open(RESERVE_FILE, writable=True) as handle:
+            size = handle.size()
+            try:
+                handle.allocate(size, nbytes, incompressible=True)
+            except NoSpaceError:
+                return False
+            finally:
+                handle.truncate(size)
+        return True
+
+    # --- the guard -------------------------------------------------------------------------------------------
+
     def require_growth(self, needed_bytes: int = 0) -> None:
-        """The guard before anything grows. Raises NoSpaceError while the reserve is missing, or beyond the quota."""
-        state = self.reserve()
+        """The guard before anything grows. Raises NoSpaceError while the reserve is missing, or beyond the quota.
+
+        Asked for each segment: the reserve is looked at once a second, the quota's account is kept by addition.
+        """
+        if not self._known_whole() and not self.reserve().whole:
+            raise NoSpaceError(self.shortage(), needed_bytes)
+        if self._account is not None and not self._account.grant(needed_bytes):
+            raise NoSpaceError(self.shortage(needed_bytes), needed_bytes)
+
+    def _known_whole(self) -> bool:
+        with self._lock:
+            at_ns = self._whole_at_ns
+        return at_ns is not None and 0 <= self._clock.now_ns() - at_ns < WHOLE_STANDS_NS
+
+    def shortage(self, needed_bytes: int = 0) -> str:
+        """One sentence: why nothing grows, and what helps. `needed_bytes`: of what did not fit."""
+        sight, state = self.sight(), self.reserve()
+        free = f"{format_size(sight.available_bytes)} free"
         if not state.whole:
-            state = self.ensure_reserve()
-        if not state.whole:
-            room = self.room()
-            short = max(0, state.missing_bytes - room.available_bytes)
-            raise NoSpaceError(
-                f"The reserve ({format_size(state.wanted_bytes)}) is missing and does not fit: "
-                f"{format_size(room.available_bytes)} free. Delete a snapshot (ballast snapshot list REPO) or free "
-                f"{format_size(short)} on this disk.",
-                needed_bytes,
+            short = max(0, state.missing_bytes - sight.available_bytes)
+            return (
+                f"The reserve ({format_size(state.wanted_bytes)}) is missing and does not fit: {free}. "
+                f"Delete a snapshot (ballast snapshot list REPO) or free {format_size(short)} on this disk."
             )
-        quota = self._config.quota_bytes
-        if quota and self.used_bytes() + needed_bytes > quota:
-            raise NoSpaceError(
-                f"The quota of {format_size(quota)} is used up. Delete a snapshot (ballast snapshot list REPO).",
-                needed_bytes,
+        if self._account is not None and self._account.left_bytes() < needed_bytes:
+            return (
+                f"The quota of {format_size(self._config.quota_bytes)} is used up. "
+                "Delete a snapshot (ballast snapshot list REPO)."
             )
+        short = max(needed_bytes - sight.available_bytes, 0)
+        more = f" or free {format_size(short)} on this disk" if short else ""
+        return (
+            f"The disk is full: {format_size(needed_bytes)} more do not fit ({free}), and nothing is left that could "
+            f"be given up. Delete a snapshot (ballast snapshot list REPO){more}."
+        )
 
 
 def _allocated_of(handle: FileHandle) -> int:

@@ -8,12 +8,16 @@ from repository.errors import DamagedError, VolumeError
 from repository.format.events import Event, Field
 from repository.lock import Holder
 from repository.policy.levels import Level, Room
+from repository.policy.rungs import Mode
+from repository.policy.volumes import described, lacks_of
 from repository.space import ReserveState
 from repository.units import NS_PER_S, format_size
 
 if TYPE_CHECKING:
     from repository.repo import Repository
 
+MODE_EVENT: Final = "mode.changed"
+"""Name of the events that tell of read-only and failed mode, and of their end."""
 RECOVERY_EVENT: Final = "recovery.done"
 """Name of the events that tell of a climbed ladder, in the ring."""
 
@@ -60,6 +64,7 @@ class Status:
             "stored_bytes": self.stored_bytes,
             "reclaimable_bytes": self.reclaimable_bytes,
             "volume_class": self.volume_class,
+            "volume_lacks": [*lacks_of(self.volume_class)],
             "mount": None
             if holder is None or holder.mountpoint is None
             else {"pid": holder.pid, "mountpoint": holder.mountpoint},
@@ -78,7 +83,7 @@ class Status:
             f"stored     {format_size(self.stored_bytes)} in {self.chunks} chunks"
             + (f", ratio {ratio:.1f}" if ratio else ""),
             "could free " + ("unknown" if self.reclaimable_bytes is None else format_size(self.reclaimable_bytes)),
-            f"volume     class {self.volume_class}",
+            f"volume     {described(self.volume_class)}",
         ]
         holder = self.holder
         if holder is not None and holder.mountpoint is not None:
@@ -104,6 +109,18 @@ def _rfc3339(time_ns: int) -> str:
     return datetime.fromtimestamp(time_ns / NS_PER_S, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def _mode(repository: "Repository", reserve: ReserveState, holder: Holder | None) -> str:
+    """What the writer is in; beside one what it has told, without one what the disk tells."""
+    if repository.writable:
+        return repository.recovery.mode.value
+    told = [event for event in repository.events.events() if event.name == MODE_EVENT]
+    if told and holder is not None and told[-1].time_ns >= holder.since_ns:
+        mode = told[-1].fields.get("mode")
+        if mode in (Mode.READ_ONLY.value, Mode.FAILED.value):
+            return str(mode)
+    return (Mode.NORMAL if reserve.whole else Mode.EMERGENCY).value
+
+
 def gather(repository: "Repository", holder: Holder | None) -> Status:
     """Look at everything now. A figure that damage hides is None, not an error."""
     space = repository.space
@@ -121,7 +138,7 @@ def gather(repository: "Repository", holder: Holder | None) -> Status:
     reserve = space.reserve()
     return Status(
         level=level,
-        mode="failed" if repository.store.failed else "normal" if reserve.whole else "emergency",
+        mode=_mode(repository, reserve, holder),
         room=room,
         reserve=reserve,
         snapshots=len(listed),

@@ -7,23 +7,35 @@ enter their lease, and numbers are condemned. It is never held over a system cal
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Final, Self
 
 from pyroaring import BitMap64
 
 from repository.chunker import Chunker, is_zero
+from repository.climbing import Climber
 from repository.codec import Codec
-from repository.errors import BallastError, DamagedError, MissingRecordError, ReadOnlyError, VolumeError
+from repository.errors import (
+    BallastError,
+    DamagedError,
+    MissingRecordError,
+    NoSpaceError,
+    ReadOnlyError,
+    VolumeError,
+)
 from repository.format.config import Config
 from repository.format.pack import PackDirectory, Stream
 from repository.format.record import RAW_MAX_BYTES, Buffer, ChunkRef, Place, Record, RecordKind, Stored
+from repository.headroom import Headroom
 from repository.ids import PackIndex, RecordId, RecordNumber
 from repository.index.index import Index
 from repository.index.keeper import SegmentKeeper
 from repository.leases import Lease, LeaseTable
 from repository.ledger import Claim, Ledger
+from repository.packs.growing import PackGrower, Unguarded
 from repository.packs.load import PackLoader
+from repository.packs.openpacks import OpenPacks
 from repository.packs.reader import PackReader
 from repository.packs.table import PackInfo, PackTable
 from repository.packs.writer import PackWriter
@@ -67,21 +79,38 @@ class RecordStore:
             state_lock=self._state,
             writable=writable,
         )
+        self._packs = OpenPacks(self._ledger, self._table)
+        self._grower = PackGrower(
+            volume=volume,
+            config=config,
+            ledger=self._ledger,
+            packs=self._packs,
+            table=self._table,
+            clock=clock,
+            state_lock=self._state,
+        )
         self._writer = PackWriter(
             volume=volume,
             config=config,
             codec=self._codec,
             ledger=self._ledger,
-            table=self._table,
+            packs=self._packs,
+            grower=self._grower,
             clock=clock,
             state_lock=self._state,
             sealed=self._shelf.sealed,
         )
+        self.headroom: Final = Headroom(self._ledger, config, self._grower.make_headroom)
+        self._climber = Climber()
         self._putter = Putter(
             codec=self._codec,
             ledger=self._ledger,
             index=self._index,
+            packs=self._packs,
+            grower=self._grower,
             writer=self._writer,
+            headroom=self.headroom,
+            climber=self._climber,
             state_lock=self._state,
         )
 
@@ -103,7 +132,9 @@ class RecordStore:
         if rebuild_index and writable:
             store._keeper.clear()
         store._shelf.load()
-        store._writer.next_pack = PackIndex(store._table.highest + 1)
+        if writable:
+            store._grower.adopt(store._shelf.empty, store._shelf.remove_empty)
+            store.headroom.establish()
         return store
 
     def refresh(self) -> None:
@@ -127,14 +158,22 @@ class RecordStore:
         """Claim room that is allocated already; None where there is too little. Arithmetic only, never blocks."""
         return self._ledger.try_claim(nbytes, records)
 
-    def claim(self, nbytes: int, records: int) -> Claim:
-        """Claim room, allocating where needed. Raises NoSpaceError, ReadOnlyError, VolumeError."""
+    def claim(self, nbytes: int, records: int, *, climb: bool = True) -> Claim:
+        """Claim room, allocating where needed, and climbing where that fails: see `on_no_space`.
+
+        Raises NoSpaceError (at once without `climb`), ReadOnlyError, VolumeError.
+        """
         self.check_writable()
         while True:
             claim = self._ledger.try_claim(nbytes, records)
             if claim is not None:
                 return claim
-            self._writer.make_room(lambda: self._ledger.missing(nbytes, records), Stream.BULK)
+            try:
+                self._grower.make_room(lambda: self._ledger.missing(nbytes, records), Stream.BULK)
+            except NoSpaceError as error:
+                if not climb:
+                    raise
+                self._climber.climb(error)
 
     def claim_cost(self, nbytes: int, records: int) -> int:
         """What a claim for this much costs: the unit of `split`."""
@@ -150,7 +189,27 @@ class RecordStore:
 
     def guard_growth(self, guard: Callable[[int], None]) -> None:
         """Have `guard(nbytes)` asked before each allocation of a segment; its NoSpaceError refuses growth."""
-        self._writer.guard = guard
+        self._grower.guard = guard
+
+    def on_no_space(self, hook: Callable[[NoSpaceError], None] | None) -> None:
+        """Have `hook(error)` called, under no lock of the store, by `claim` and `put` where room cannot be allocated.
+
+        It returns when that may be tried again, or raises NoSpaceError, which goes to the caller.
+        """
+        self._climber.hook = hook
+
+    def without_climbing(self) -> AbstractContextManager[None]:
+        """What this thread cannot allocate meanwhile is refused at once: it is making room itself."""
+        return self._climber.without_climbing()
+
+    def closing(self, *, climb: bool = False) -> AbstractContextManager[None]:
+        """What this thread puts meanwhile was acknowledged: ordinary room first, then (with `climb`) room that the hook
+        makes, then the headroom."""
+        return self._climber.closing(climb=climb)
+
+    def without_guard(self) -> AbstractContextManager[Unguarded]:
+        """What this thread allocates meanwhile does not ask the guard: recovery spends what it was lent. Counts it."""
+        return self._grower.without_guard()
 
     def forfeit(self, claim: Claim) -> None:
         """Give back what is left of a claim. Never blocks."""
@@ -257,16 +316,19 @@ class RecordStore:
     @property
     def failed(self) -> bool:
         """Whether a write or sync has failed: reading goes on, writing is refused until the next open."""
-        return self._writer.failed
+        return self._packs.failed
 
     def fail(self, error: BallastError) -> None:
         """A sync failed elsewhere in the repository: writing is over here too."""
-        self._writer.fail(error)
+        self._packs.fail(error)
 
-    def seal_open(self) -> None:
-        """Make everything durable and seal the open packs, as far as claims allow."""
+    def seal_open(self, *, allocate: bool = True, only: Collection[PackIndex] | None = None) -> None:
+        """Make everything durable and seal the open packs (None: all), as far as claims allow.
+
+        `allocate` False: claims get no other room, so a pack that they rest on stays open.
+        """
         self.check_writable()
-        self._writer.seal_open()
+        self._writer.seal_open(allocate=allocate, only=only)
 
     def allow_caches(self, allowed: bool) -> None:
         """Whether index segments may be written and merged now; no while space is short."""
@@ -289,8 +351,31 @@ class RecordStore:
     # -- packs, for the collector and check --------------------------------------------------------------------
 
     def packs(self) -> list[PackInfo]:
-        """Every pack, by index; one `stat` each. Raises VolumeError."""
-        return self._shelf.packs()
+        """Every pack but the spare one, by index; one `stat` each. Raises VolumeError."""
+        spare = self._spare_index()
+        return [info for info in self._shelf.packs() if info.index != spare]
+
+    def pack_indexes(self) -> frozenset[PackIndex]:
+        """Which packs there are, without asking the volume."""
+        spare = self._spare_index()
+        return self._shelf.indexes() - (frozenset() if spare is None else {spare})
+
+    def spare_pack(self) -> PackIndex | None:
+        """The pack that is allocated and holds no record, for when there is no other room."""
+        return self._spare_index()
+
+    def spare_allocated_bytes(self) -> int:
+        """Blocks of the spare pack and of the stub behind it, in bytes. Raises VolumeError."""
+        return self._grower.spare_allocated_bytes()
+
+    def _spare_index(self) -> PackIndex | None:
+        with self._state:
+            spare = self._packs.spare
+            return None if spare is None else spare.pack
+
+    def pack_info(self, pack: PackIndex) -> PackInfo | None:
+        """One pack, by one `stat`; None where it is gone. Raises VolumeError."""
+        return self._shelf.info(pack)
 
     def directory(self, pack: PackIndex) -> PackDirectory:
         """The columns of one pack; rows of records that are void, torn or punched have kind 0.
@@ -305,6 +390,20 @@ class RecordStore:
             condemned = numbers - self._leases.union()
             self._index.condemn(condemned)
         return condemned
+
+    def retire(self, numbers: BitMap64) -> BitMap64 | None:
+        """No put answers with these numbers again, while they are read as before: a put of the same bytes stores them
+        anew. Forgotten by the next process.
+
+        Returns what `reinstate` takes; None, and nothing is retired, where a lease holds one of them.
+        """
+        with self._state:
+            return None if self._leases.union().intersect(numbers) else self._index.retire(numbers)
+
+    def reinstate(self, retired: BitMap64) -> None:
+        """What was retired stays where it is, and may be shared again."""
+        with self._state:
+            self._index.reinstate(retired)
 
     def drop_pack(self, pack: PackIndex) -> None:
         """Remove a sealed pack, all of whose records are condemned. Does nothing where it is gone already.
@@ -326,4 +425,4 @@ class RecordStore:
         """Raises ReadOnlyError where this was opened for reading, or a write or sync has failed."""
         if not self.writable:
             raise ReadOnlyError("The repository was opened for reading.")
-        self._writer.check_writable()
+        self._packs.check_writable()

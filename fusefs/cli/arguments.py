@@ -12,6 +12,8 @@ from repository.errors import EXIT_USAGE, UsageError
 from repository.units import MB, parse_duration_s, parse_size
 
 DISTRIBUTION: Final = "ballastfs"
+EXPONENT_MAX: Final = 100.0
+"""Beyond this no second gap has any weight beside the smallest."""
 _EXIT_CODES: Final = (
     "exit codes: 0 done; 1 failed; 2 usage; 3 done, but some files could not be read or written; "
     "10 no such repository; 11 locked by another process; 28 no space; 130 interrupted"
@@ -85,10 +87,28 @@ def _json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON with stable keys")
 
 
+def _exponent(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= EXPONENT_MAX:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to {EXPONENT_MAX:g}")
+    return value
+
+
 def _thinning(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--auto-delete", action="store_true", help="let a full disk delete implicit snapshots")
     parser.add_argument("--min-snapshots", type=_count, default=1, metavar="N", help="of each source that stay (1)")
-    parser.add_argument("--deletion-exponent", type=float, default=2.0, metavar="X", help="larger: spread more evenly")
+    parser.add_argument(
+        "--deletion-exponent", type=_exponent, default=2.0, metavar="X", help="larger: spread more evenly (2.0)"
+    )
+
+
+def _estimate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-estimate", dest="estimate", action="store_false", help="begin without estimating whether it fits"
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -163,10 +183,13 @@ def _add_snapshot_commands(add: _Commands) -> None:
     create.add_argument("--exclude-caches", action="store_true", help="leave out what a CACHEDIR.TAG marks")
     create.add_argument("--one-file-system", action="store_true", help="don't cross mount points")
     _thinning(create)
+    _estimate(create)
     _json(create)
     listing = add("list", "snapshot_list", "list snapshots")
     _repository(listing)
-    listing.add_argument("--trash", action="store_true", help="deleted ones that can still be undeleted")
+    which = listing.add_mutually_exclusive_group()
+    which.add_argument("--trash", action="store_true", help="deleted ones that can still be undeleted")
+    which.add_argument("--all", action="store_true", help="the provisional one of live too, as --json always does")
     _json(listing)
     delete = add("delete", "snapshot_delete", "delete snapshots; they can be undeleted for 24 hours")
     _repository(delete)
@@ -189,7 +212,10 @@ def _add_snapshot_commands(add: _Commands) -> None:
         pin.add_argument("names", nargs="+", metavar="SNAPSHOT", help="name or id")
         _json(pin)
     diff = add("diff", "snapshot_diff", "show what differs between two snapshots")
-    diff.epilog = "A added, D deleted, M content modified, m only owner, mode, time or attributes modified."
+    diff.epilog = (
+        "A added, D deleted, M content modified, m only owner, mode, time or attributes modified, R renamed (RM, Rm: "
+        "and modified)."
+    )
     _repository(diff)
     diff.add_argument("before", metavar="SNAPSHOT[:PATH]")
     diff.add_argument("after", metavar="SNAPSHOT[:PATH]")
@@ -218,6 +244,7 @@ def _add_restore(add: _Commands) -> None:
     how = restore.add_mutually_exclusive_group()
     how.add_argument("--merge", action="store_true", help="keep files that are there, and say so")
     how.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    _estimate(restore)
     _json(restore)
 
 

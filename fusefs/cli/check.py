@@ -1,8 +1,12 @@
-"""`ballast check`."""
+"""`ballast check`.
+
+Keys of its JSON: `sound`, `packs`, `records`, `snapshots`, `read_bytes`, `findings` [{`severity`, `place`, `what`}],
+`affected` [{`path`, `snapshots`, `what`}]: files that what was found takes something from.
+"""
 
 import argparse
 
-from fusefs.cli.output import print_json, print_line
+from fusefs.cli.output import json_path, print_json, print_line
 from fusefs.cli.progress import Console
 from fusefs.cli.repositories import reading
 from repository.errors import EXIT_DONE, EXIT_FAILED
@@ -26,6 +30,10 @@ def run(args: argparse.Namespace) -> int:
                 "read_bytes": report.read_bytes,
                 "findings": [
                     {"severity": one.severity.value, "place": one.place, "what": one.what} for one in report.findings
+                ],
+                "affected": [
+                    {"path": json_path(one.path), "snapshots": list(one.snapshots), "what": one.what}
+                    for one in report.affected
                 ],
             }
         )

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `ballast` with these words (the process's own by default); returns the exit code."""
     _prepare_streams()
     args = build_parser().parse_args(argv)
-    _start_logging()
+    start_logging()
     _raise_open_files()
     try:
         if args.module != "mount":  # it watches signals itself
@@ -88,11 +88,16 @@ def _forget_stdout() -> None:
     os.close(nowhere)
 
 
-def _start_logging() -> None:
-    level = os.environ.get(LOG_VARIABLE, "")
+def start_logging() -> None:
+    """Log to standard error where BALLAST_LOG asks for it; a mount sets up its own log later, in place of this."""
+    level = os.environ.get(LOG_VARIABLE, "").upper()
     root = logging.getLogger()
-    if level.upper() in logging.getLevelNamesMapping():
-        logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s %(message)s")
+    if level in logging.getLevelNamesMapping():
+        from fusefs.logs import EventFormatter
+
+        handler = logging.StreamHandler()
+        handler.setFormatter(EventFormatter("%(levelname)s %(name)s %(message)s"))
+        logging.basicConfig(level=level, handlers=[handler])
     elif not root.handlers:
         root.addHandler(logging.NullHandler())
 

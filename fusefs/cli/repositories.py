@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fusefs.cli.interrupts import INTERRUPTS
 from fusefs.cli.output import Json, utc_time
+from fusefs.cli.recoveries import tell_of_recoveries
 from fusefs.wire import Json as WireJson
 from repository.errors import LockedError
 from repository.format.catalog import Slot
@@ -19,19 +20,25 @@ from repository.storage.volume import Volume
 
 def reading(repo: str) -> Repository:
     """The repository at `repo`, for reading: no lock, nothing is written."""
-    return Repository.open(Path(os.path.abspath(repo)), writable=False)
+    opened = Repository.open(Path(os.path.abspath(repo)), writable=False)
+    tell_of_recoveries(opened)
+    return opened
 
 
 @contextmanager
 def writing(repo: str) -> Iterator[Repository]:
     """The repository at `repo`, open for writing inside; signals wait for a safe place. Raises LockedError."""
     with INTERRUPTS.deferred(), Repository.open(Path(os.path.abspath(repo)), writable=True) as opened:
+        tell_of_recoveries(opened)
         yield opened
 
 
 @contextmanager
-def writing_unmounted(repo: str) -> Iterator[Repository]:
-    """As `writing`, for what a mount does not do for others: where one holds the lock, the error says what to do."""
+def writing_unmounted(repo: str, instead: str) -> Iterator[Repository]:
+    """As `writing`, for what a mount does not do for others: where one holds the lock, the error says what to do.
+
+    `instead`: what can be done beside the mount at `{mount}`, as the beginning of a sentence.
+    """
     try:
         with writing(repo) as opened:
             yield opened
@@ -40,7 +47,7 @@ def writing_unmounted(repo: str) -> Iterator[Repository]:
         if holder is None or holder.mountpoint is None:
             raise
         raise LockedError(
-            f"The repository is mounted at {holder.mountpoint}; copy the files into {holder.mountpoint}/live, "
+            f"The repository is mounted at {holder.mountpoint}; {instead.format(mount=holder.mountpoint)}, "
             f"or unmount it first: ballast umount {holder.mountpoint}"
         ) from None
 
@@ -66,12 +73,17 @@ def carry_out(repo: str, changes: Sequence[Change]) -> list[Fields]:
         with writing(repo) as opened:
             return [change.here(opened) for change in changes]
     except LockedError as locked:
-        from fusefs import control  # late: it brings trio along
+        return [through_mount(repo, change.verb, change.fields, locked) for change in changes]
 
-        try:
-            return [control.request(os.path.abspath(repo), change.verb, change.fields) for change in changes]
-        except control.NotMountedError:
-            raise locked from None
+
+def through_mount(repo: str, verb: str, fields: Fields, locked: LockedError) -> Fields:
+    """Have the mount carry out `verb`. Raises `locked` where whoever holds the lock is no mount."""
+    from fusefs import control  # late: it brings trio along
+
+    try:
+        return control.request(os.path.abspath(repo), verb, fields)
+    except control.NotMountedError:
+        raise locked from None
 
 
 def told(slot: Slot) -> Fields:

@@ -3,6 +3,7 @@
 import argparse
 import os
 
+from fusefs import mountpoints
 from fusefs.cli.interrupts import INTERRUPTS
 from fusefs.cli.output import counted, print_json, print_line
 from fusefs.cli.progress import Console
@@ -23,7 +24,15 @@ def run(args: argparse.Namespace) -> int:
         destination = os.fsencode(os.path.abspath(args.destination))
         try:
             with INTERRUPTS.deferred():
-                counts = restore(repo, what, destination, when_there, notices=console, progress=console)
+                counts = restore(
+                    repo,
+                    what,
+                    destination,
+                    when_there,
+                    notices=console,
+                    progress=console,
+                    estimate=args.estimate and not _in_a_mount(args.destination),
+                )
         finally:
             console.close()
     if args.json:
@@ -45,3 +54,9 @@ def run(args: argparse.Namespace) -> int:
         if console.problems:
             print_line(f"{counted(console.problems, 'problem')}; see the lines above.")
     return EXIT_PARTIAL if console.problems else EXIT_DONE
+
+
+def _in_a_mount(destination: str) -> bool:
+    """Whether files go into a Ballast mount: there, what is restored may take no room at all."""
+    path = os.path.realpath(destination)
+    return any(path.startswith(mount.path.rstrip("/") + "/") for mount in mountpoints.ballast_mounts())

@@ -1,4 +1,9 @@
-"""`ballast snapshot create`."""
+"""`ballast snapshot create`.
+
+Keys of its JSON: those of a snapshot in `snapshot list` without `unique_bytes`, and `parent`, `directories`,
+`changed_files`, `unchanged_files`, `stored_bytes`, `problems`, `deleted_snapshots` (names of those that --auto-delete
+gave up).
+"""
 
 import argparse
 import os
@@ -6,10 +11,13 @@ import os
 from fusefs import mountpoints
 from fusefs.cli.output import counted, print_json, print_line
 from fusefs.cli.progress import Console
+from fusefs.cli.recoveries import given_up, recoveries_since, sentence
 from fusefs.cli.repositories import slot_json, writing_unmounted
 from repository.create.command import Created, CreateRequest, create_snapshot
 from repository.create.exclude import Excludes, pattern_lines
 from repository.errors import EXIT_DONE, EXIT_PARTIAL, UsageError
+from repository.format.events import Event
+from repository.recovery import RecoverySettings
 from repository.units import format_size
 
 
@@ -22,14 +30,18 @@ def run(args: argparse.Namespace) -> int:
         exclude_caches=args.exclude_caches,
         one_file_system=args.one_file_system,
         mounts=frozenset(os.fsencode(mount.path) for mount in mountpoints.ballast_mounts()),
+        estimate=args.estimate,
     )
     console = Console()
-    with writing_unmounted(args.repo) as repo:
+    with writing_unmounted(args.repo, "copy the files into {mount}/live") as repo:
+        repo.recovery.settings = RecoverySettings(args.auto_delete, args.min_snapshots, args.deletion_exponent)
+        before = max((event.serial for event in repo.events.events()), default=0)
         try:
             created = create_snapshot(repo, request, console, console)
         finally:
             console.close()
-    _print(created, console.problems, as_json=args.json)
+        recoveries = recoveries_since(repo, before)
+    _print(created, console.problems, recoveries, as_json=args.json)
     return EXIT_PARTIAL if console.problems else EXIT_DONE
 
 
@@ -48,7 +60,7 @@ def _patterns(given: list[tuple[str, str]]) -> list[bytes]:
     return lines
 
 
-def _print(created: Created, problems: int, *, as_json: bool) -> None:
+def _print(created: Created, problems: int, recoveries: list[Event], *, as_json: bool) -> None:
     slot, counts = created.slot, created.counts
     if as_json:
         print_json(
@@ -60,6 +72,7 @@ def _print(created: Created, problems: int, *, as_json: bool) -> None:
                 "unchanged_files": counts.unchanged_files,
                 "stored_bytes": created.stored_bytes,
                 "problems": problems,
+                "deleted_snapshots": given_up(recoveries),
             }
         )
         return
@@ -69,3 +82,7 @@ def _print(created: Created, problems: int, *, as_json: bool) -> None:
     )
     if problems:
         print_line(f"{counted(problems, 'file')} could not be stored as they are; see the lines above.")
+    if recoveries:
+        print_line(sentence(recoveries) + ".")
+    if gone := given_up(recoveries):
+        print_line(f"Given up to make room: {', '.join(gone)}.")

@@ -1,38 +1,58 @@
-"""`ballast snapshot delete`."""
+"""`ballast snapshot delete`.
+
+Keys of its JSON: `snapshots` [{`id`, `name`}], `freed_bytes` (what their collection gives back, beyond what is garbage
+already; null where damage hides it), `collected_bytes` (what came back at once, because the reserve was missing),
+`reserve_whole`, `dry_run`.
+"""
 
 import argparse
-from functools import partial
+from typing import NamedTuple
 
+from fusefs.cli.exactly import look_closer
 from fusefs.cli.output import print_json, print_line
-from fusefs.cli.repositories import Change, Fields, carry_out, reading, told
-from repository.errors import EXIT_DONE, BusyError, DamagedError
+from fusefs.cli.repositories import reading, through_mount, writing
+from repository.errors import EXIT_DONE, BusyError, DamagedError, LockedError
 from repository.format.catalog import Slot
+from repository.policy.collect import Safety
 from repository.repo import Repository
 from repository.snapshots import id_text
 from repository.units import format_size
 
 
+class Outcome(NamedTuple):
+    """What came of a deletion besides the slots: bytes that came back at once, and the reserve as it is then."""
+
+    collected_bytes: int
+    was_whole: bool
+    whole: bool
+    shortage: str
+
+
 def run(args: argparse.Namespace) -> int:
-    """Move snapshots to the trash, or say what that would free. All are looked for before the first goes."""
+    """Move snapshots to the trash, or say what that would free. All are looked for before the first goes.
+
+    While the reserve isn't whole they are collected at once.
+    """
     with reading(args.repo) as repo:
         slots = _found(repo, args.names)
-        nbytes = _freed_bytes(repo, slots)
-    names = [slot.name for slot in slots]
+        nbytes = _freed_bytes(repo, slots, exactly=args.dry_run)
+        whole = repo.space.reserve().whole
+    outcome = Outcome(0, whole, whole, "")
     if not args.dry_run:
-        ids = [id_text(slot.snapshot_id) for slot in slots]
-        carry_out(
-            args.repo, [Change("delete", {"snapshot": wanted}, partial(_delete, wanted=wanted)) for wanted in ids]
-        )
+        outcome = _delete(args.repo, [id_text(slot.snapshot_id) for slot in slots], whole)
     if args.json:
         print_json(
             {
                 "snapshots": [{"id": id_text(slot.snapshot_id), "name": slot.name} for slot in slots],
                 "freed_bytes": nbytes,
+                "collected_bytes": outcome.collected_bytes,
+                "reserve_whole": outcome.whole,
                 "dry_run": bool(args.dry_run),
             }
         )
     else:
-        print_line(_text(names, nbytes, args.repo, dry_run=args.dry_run))
+        names = ", ".join(slot.name for slot in slots)
+        print_line(_planned(names, nbytes, whole) if args.dry_run else _done(names, nbytes, args.repo, outcome))
     return EXIT_DONE
 
 
@@ -45,23 +65,60 @@ def _found(repo: Repository, names: list[str]) -> list[Slot]:
     return list(slots.values())
 
 
-def _freed_bytes(repo: Repository, slots: list[Slot]) -> int | None:
-    """What comes back when these are collected, beyond what is garbage now; None where damage hides it."""
+def _freed_bytes(repo: Repository, slots: list[Slot], *, exactly: bool) -> int | None:
+    """What comes back when these are collected, beyond what is garbage now; None where damage hides it.
+
+    Not `exactly`: a quick answer, which may be too small.
+    """
     try:
+        if exactly:
+            look_closer(repo)
         return repo.reclaimable_bytes(slots) - repo.reclaimable_bytes()
     except DamagedError:
         return None  # deleting does not depend on it
 
 
-def _delete(repo: Repository, wanted: str) -> Fields:
-    return told(repo.delete(repo.find(wanted)))
+def _delete(repo: str, wanted: list[str], was_whole: bool) -> Outcome:
+    """Here, or where a mount holds the lock, there."""
+    try:
+        with writing(repo) as opened:
+            return _delete_here(opened, wanted)
+    except LockedError as locked:
+        collected = 0
+        for one in wanted:
+            answer = through_mount(repo, "delete", {"snapshot": one}, locked)
+            nbytes = answer.get("collected_bytes")
+            collected += nbytes if isinstance(nbytes, int) else 0
+        with reading(repo) as opened:
+            whole = opened.space.reserve().whole
+            return Outcome(collected, was_whole, whole, "" if whole else opened.space.shortage())
 
 
-def _text(names: list[str], nbytes: int | None, repo: str, *, dry_run: bool) -> str:
-    size = "an unknown size (something is damaged)" if nbytes is None else f"{format_size(nbytes)} ({nbytes:,} bytes)"
-    if dry_run:
-        return f"Deleting {', '.join(names)} would free {size} once it is collected."
-    return (
-        f"Deleted {', '.join(names)}. The next collection after 24 hours frees {size}, "
-        f"'ballast gc {repo} --safety none' does it now; until then 'ballast snapshot undelete' takes back."
-    )
+def _delete_here(repo: Repository, wanted: list[str]) -> Outcome:
+    before = repo.space.reserve()
+    for one in wanted:
+        repo.delete(repo.find(one))
+    collected = repo.recovery.deleted()
+    if collected:  # no more than it took; but what else of them is garbage now is of no use to anybody
+        collected += repo.recovery.collect(Safety.NONE, trash=False).freed_bytes
+    whole = repo.space.reserve().whole
+    return Outcome(collected, before.whole, whole, "" if whole else repo.space.shortage())
+
+
+def _size(nbytes: int | None) -> str:
+    return "an unknown size (something is damaged)" if nbytes is None else f"{format_size(nbytes)} ({nbytes:,} bytes)"
+
+
+def _planned(names: str, nbytes: int | None, whole: bool) -> str:
+    when = "once it is collected" if whole else "at once, because the reserve is missing"
+    return f"Deleting {names} would free {_size(nbytes)} {when}."
+
+
+def _done(names: str, nbytes: int | None, repo: str, outcome: Outcome) -> str:
+    if outcome.was_whole and not outcome.collected_bytes:
+        return (
+            f"Deleted {names}. The next collection after 24 hours frees {_size(nbytes)}, "
+            f"'ballast gc {repo} --safety none' does it now; until then 'ballast snapshot undelete' takes back."
+        )
+    text = f"Deleted {names}. {_size(outcome.collected_bytes)} came back at once, because the reserve was missing."
+    return f"{text} It is whole again." if outcome.whole else f"{text} {outcome.shortage}"

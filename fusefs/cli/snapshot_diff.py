@@ -1,4 +1,10 @@
-"""`ballast snapshot diff`."""
+"""`ballast snapshot diff`.
+
+Keys of an element of its JSON: `change` (added, deleted, modified, renamed), `path`, `old_path` (of what was renamed,
+else null), `content` and `attributes` (whether these differ; true for what was added or deleted), `before` and `after`
+(`type`, `size` in bytes, `mode`; null where there is none). Where a listing cannot be read the array ends there, as
+valid JSON, and the command fails.
+"""
 
 import argparse
 import json
@@ -34,27 +40,34 @@ def _letter(change: Change) -> str:
             return "D"
         case ChangeKind.MODIFIED:
             return "M" if change.content else "m"
+        case ChangeKind.RENAMED:
+            return "R" + ("M" if change.content else "m" if change.attributes else "")
 
 
 def _path(change: Change) -> str:
     inode = change.after or change.before
     assert inode is not None
-    return shown(change.path or b".") + ("/" if inode.kind is NodeKind.DIRECTORY else "")
+    slash = "/" if inode.kind is NodeKind.DIRECTORY else ""
+    source = "" if change.old_path is None else f"{shown(change.old_path)}{slash} -> "
+    return source + shown(change.path or b".") + slash
 
 
 def _print_json(changes: Iterator[Change]) -> None:
-    """An array, one element a line, written as it comes."""
+    """An array, one element a line, written as it comes; closed also where an error ends it."""
     separator = "["
-    for change in changes:
-        print_line(separator + json.dumps(_document(change)))
-        separator = ","
-    print_line("[]" if separator == "[" else "]")
+    try:
+        for change in changes:
+            print_line(separator + json.dumps(_document(change)))
+            separator = ","
+    finally:
+        print_line("[]" if separator == "[" else "]")
 
 
 def _document(change: Change) -> dict[str, Json]:
     return {
         "change": change.kind.value,
         "path": json_path(change.path),
+        "old_path": None if change.old_path is None else json_path(change.old_path),
         "content": change.content,
         "attributes": change.attributes,
         "before": _side(change.before),

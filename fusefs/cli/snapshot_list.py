@@ -14,12 +14,16 @@ from repository.units import format_size
 
 
 def run(args: argparse.Namespace) -> int:
-    """List snapshots, or deleted ones."""
+    """List snapshots, or deleted ones.
+
+    The provisional one of `live` is in the JSON always, by its kind, but in the table only with --all: the next
+    snapshot takes its place, so there is nothing that could be done to it.
+    """
     with reading(args.repo) as repo:
         if args.trash:
             _print_trash(repo, as_json=args.json)
             return EXIT_DONE
-        slots = repo.listed()
+        slots = repo.snapshots.present() if args.all or args.json else repo.listed()
         unique = _unique_bytes(repo, slots)
     if args.json:
         print_json([{**slot_json(slot), "unique_bytes": nbytes} for slot, nbytes in zip(slots, unique, strict=True)])

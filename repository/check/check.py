@@ -1,12 +1,14 @@
 """Verifying a repository: every structure, every snapshot's tree, every bitmap. Never writes.
 
-Damage is reported, not raised; each finding names its place. What one look at a structure rules out, the others take
-for granted: records by the packs' pass, trees by walking, bitmaps by comparing with the walks.
+Damage is reported, not raised; each finding names its place, and the report names the files that it reaches. What one
+look at a structure rules out, the others take for granted: records by the packs' pass, trees by walking, bitmaps by
+comparing with the walks.
 """
 
 from typing import TYPE_CHECKING, Final
 
 from repository.catalog import CATALOG_FILE
+from repository.check.affected import AffectedFiles
 from repository.check.packs import check_packs
 from repository.check.report import CheckReport, Finding, Severity
 from repository.check.trees import TreeCheck
@@ -17,6 +19,7 @@ from repository.format.config import CONFIG_NAME
 from repository.format.events import EVENTS_BYTES
 from repository.format.intent import INTENT_BYTES, decode_intent
 from repository.format.pack import PACKS_DIRECTORY
+from repository.ids import RecordId
 from repository.intent import INTENT_FILE
 from repository.journal import pending
 from repository.lock import LOCK_BYTES, LOCK_FILE
@@ -72,8 +75,21 @@ def check_repository(
     packs = check_packs(repository, findings, read_data=read_data, progress=progress)
     trees = TreeCheck(repository, findings)
     snapshots = trees.check_all()
+    for place, what in packs.vague if trees.lost else ():
+        findings.error(place, what)
     _check_journal(repository, findings)
-    return CheckReport(findings.all(), packs.packs, packs.records, snapshots, packs.read_bytes)
+    lost = frozenset(one for one in packs.damaged if _is_lost(repository, one)) | trees.lost
+    affected = AffectedFiles(repository, lost).all() if lost else ()
+    return CheckReport(findings.all(), packs.packs, packs.records, snapshots, packs.read_bytes, affected)
+
+
+def _is_lost(repository: "Repository", record_id: RecordId) -> bool:
+    """Whether no copy of a record can be read: another put of the same bytes heals it."""
+    try:
+        repository.store.read(record_id)
+    except BallastError:
+        return True
+    return False
 
 
 def _check_files(repository: "Repository", findings: Findings) -> None:

@@ -16,12 +16,13 @@ from repository.format.pack import (
     pack_path,
 )
 from repository.format.record import HEADER_BYTES
-from repository.ids import RECORDS_PER_PACK_MAX, PackIndex
+from repository.ids import PackIndex, RecordId
 from repository.packs.load import list_packs
 from repository.packs.reader import read_directory
+from repository.packs.spare import holds_nothing
 from repository.packs.table import PackInfo
-from repository.policy.collect import live_rows, packs_of
-from repository.roots import all_kept
+from repository.policy.collect import live_rows, pack_numbers, packs_of
+from repository.roots import all_kept, surely_kept
 from repository.storage.volume import FileHandle
 from repository.units import MIB
 
@@ -36,11 +37,17 @@ WINDOW_BYTES: Final = 4 * MIB
 
 
 class PackFigures(NamedTuple):
-    """How much was looked at."""
+    """How much was looked at. `damaged`: ids of records that something needs and that are not what they were.
+
+    `vague`: (place, what) of records that are named by bitmaps which may hold too much, and that are not there: damage
+    where a tree misses records; else an emergency has collected them.
+    """
 
     packs: int
     records: int
     read_bytes: int
+    damaged: frozenset[RecordId]
+    vague: tuple[tuple[str, str], ...]
 
 
 def check_packs(
@@ -48,15 +55,18 @@ def check_packs(
 ) -> PackFigures:
     """Every pack: its header, its end, and its records that something needs."""
     kept = _kept(repository, findings)
+    needed = None if kept is None else kept & surely_kept(repository.store, repository.catalog)
     infos = repository.store.packs()
     known = {info.index for info in infos}
     _check_unknown(repository, findings, known)
-    _check_missing(findings, known, kept)
+    vague: list[tuple[str, str]] = []
+    _check_missing(findings, known, kept, needed, vague)
     if progress is not None:
         progress.start("checking packs", sum(info.allocated_bytes for info in infos))
     records = read_bytes = 0
+    damaged: set[RecordId] = set()
     for info in infos:
-        one = _PackCheck(repository, findings, info, kept)
+        one = _PackCheck(repository, findings, info, (kept, needed), damaged, vague)
         try:
             found, nbytes = one.run(read_data=read_data)
         except VolumeError as error:
@@ -72,7 +82,7 @@ def check_packs(
             progress.advance(info.allocated_bytes, 0)
     if progress is not None:
         progress.finish()
-    return PackFigures(len(infos), records, read_bytes)
+    return PackFigures(len(infos), records, read_bytes, frozenset(damaged), tuple(vague))
 
 
 def _kept(repository: "Repository", findings: "Findings") -> BitMap64 | None:
@@ -90,14 +100,15 @@ def _check_unknown(repository: "Repository", findings: "Findings", known: set[Pa
             continue
         try:
             with repository.volume.open(pack_path(pack)) as handle:
-                size, start = handle.size(), handle.pread(PACK_HEADER_BYTES, 0)
+                start = handle.pread(PACK_HEADER_BYTES, 0)
+                unused = holds_nothing(handle, handle.size())
         except VolumeError as error:
             if error.errno != errno.ENOENT:
                 findings.error(pack_path(pack), str(error))
             continue
         if _is_foreign(repository, pack, start):
             findings.error(pack_path(pack), FOREIGN)
-        elif size > PACK_HEADER_BYTES and not repository.writable:
+        elif not unused and not repository.writable:
             findings.warning(pack_path(pack), "it appeared while this check ran, or holds no record")
 
 
@@ -110,23 +121,44 @@ def _is_foreign(repository: "Repository", pack: PackIndex, start: bytes) -> bool
     return header.pack != pack or header.repository_id != repository.config.repository_id
 
 
-def _check_missing(findings: "Findings", known: set[PackIndex], kept: BitMap64 | None) -> None:
+def _check_missing(
+    findings: "Findings",
+    known: set[PackIndex],
+    kept: BitMap64 | None,
+    needed: BitMap64 | None,
+    vague: list[tuple[str, str]],
+) -> None:
     """Packs that something needs and that are not there, or hold nothing that can be read."""
-    for pack in [] if kept is None else packs_of(kept):
+    if kept is None or needed is None:
+        return
+    for pack in packs_of(kept):
         if pack not in known:
-            start = pack * RECORDS_PER_PACK_MAX
-            count = 0 if kept is None else kept.range_cardinality(start, start + RECORDS_PER_PACK_MAX)
-            findings.error(pack_path(pack), f"it is missing, or holds none of the {count} records needed of it")
+            numbers = pack_numbers(pack)
+            text = f"it is missing, or holds none of the {len(kept & numbers)} records needed of it"
+            if needed & numbers:
+                findings.error(pack_path(pack), text)
+            else:
+                vague.append((pack_path(pack), text))
 
 
 class _PackCheck:
     """One pack's verification."""
 
-    def __init__(self, repository: "Repository", findings: "Findings", info: PackInfo, kept: BitMap64 | None) -> None:
+    def __init__(
+        self,
+        repository: "Repository",
+        findings: "Findings",
+        info: PackInfo,
+        roots: tuple[BitMap64 | None, BitMap64 | None],
+        damaged: set[RecordId],
+        vague: list[tuple[str, str]],
+    ) -> None:
         self._repository = repository
         self._findings = findings
         self._info = info
-        self._kept = kept
+        self._kept, self._needed = roots
+        self._damaged = damaged
+        self._vague = vague
         self._codec = Codec(repository.config.id_key, repository.config.seed)
         self._path = pack_path(info.index)
         self._is_punched = False
@@ -164,10 +196,14 @@ class _PackCheck:
         there = directory.kind > 0
         if self._kept is not None:
             alive = live_rows(self._kept, self._info.index, len(directory))
+            needed = live_rows(self._needed or BitMap64(), self._info.index, len(directory))
             for position in np.flatnonzero(alive & ~there).tolist():
-                self._findings.error(
-                    f"{self._path}, position {position}", "a record that a snapshot or the journal needs is not there"
-                )
+                place = f"{self._path}, position {position}"
+                text = "a record that a snapshot or the journal needs is not there"
+                if needed[position]:
+                    self._findings.error(place, text)
+                else:
+                    self._vague.append((place, text))
             there = there & alive
         found: list[int] = np.flatnonzero(there).tolist()
         return found
@@ -186,8 +222,10 @@ class _PackCheck:
             if self._kept is None and self._is_punched and not buffer.strip(b"\0"):
                 return 0  # collected; which records are needed cannot be told
             self._findings.error(place, f"record {record_id.hex()}: {error}")
+            self._damaged.add(record_id)
             return 0
         if header.id != record_id or header.position != position or header.stored_length != stored:
             self._findings.error(place, f"record {record_id.hex()}: another record lies here")
+            self._damaged.add(record_id)
             return 0
         return stored

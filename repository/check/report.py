@@ -2,8 +2,13 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
+from repository.check.affected import AFFECTED_MAX, Affected
 from repository.units import format_size
+
+NAMED_MAX: Final = 3
+"""Snapshots named for an affected file; the rest are counted."""
 
 
 class Severity(StrEnum):
@@ -34,6 +39,8 @@ class CheckReport:
     records: int
     snapshots: int
     read_bytes: int
+    affected: tuple[Affected, ...] = ()
+    """What of the files is lost with what was found; looked for only where something is damaged."""
 
     @property
     def is_sound(self) -> bool:
@@ -43,7 +50,18 @@ class CheckReport:
     def text(self) -> str:
         """The report for people."""
         lines = [finding.text() for finding in self.findings]
+        lines += [_affected(one) for one in self.affected]
+        if len(self.affected) >= AFFECTED_MAX:
+            lines.append(f"affected: more than {AFFECTED_MAX:,} files; these are the first")
         data = f", {format_size(self.read_bytes)} of data read" if self.read_bytes else ""
         verdict = "no errors" if self.is_sound else "there is damage"
         lines.append(f"{self.packs} packs, {self.records} records, {self.snapshots} snapshots{data}: {verdict}")
         return "\n".join(lines)
+
+
+def _affected(one: Affected) -> str:
+    names = ", ".join(one.snapshots[:NAMED_MAX])
+    more = len(one.snapshots) - NAMED_MAX
+    text = one.path.decode("utf-8", "backslashreplace")
+    path = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    return f"affected: {path} in {names}{f' and {more} more' if more > 0 else ''}: {one.what}"

@@ -32,6 +32,8 @@ class TreeCheck:
         self._catalog = repository.catalog
         self._findings = findings
         self._bitmaps = BitmapReader(repository.store)
+        self.lost: set[RecordId] = set()
+        """Records that a tree needs and that cannot be read."""
 
     def check_all(self) -> int:
         """Check all snapshots and the head; returns how many snapshots."""
@@ -106,6 +108,7 @@ class TreeCheck:
             for record_id, found in self._read(batch):
                 if isinstance(found, BallastError):
                     damaged += 1
+                    self.lost.add(record_id)
                     if damaged <= PLACES_MAX:
                         self._findings.error(_name(root), f"record {record_id.hex()}: {found}")
                     continue
@@ -113,6 +116,7 @@ class TreeCheck:
                     refers = split_references(found.kind, found.payload, record_id)
                 except DamagedError as error:
                     damaged += 1
+                    self.lost.add(record_id)
                     self._findings.error(_name(root), str(error))
                     continue
                 damaged += self._name_missing(root, [one for one in refers.leaves if one not in seen], damaged)
@@ -124,6 +128,7 @@ class TreeCheck:
 
     def _name_missing(self, root: Slot | Head, leaves: Sequence[RecordId], before: int) -> int:
         missing = [one for one, place in zip(leaves, self._store.locate(leaves), strict=True) if place is None]
+        self.lost.update(missing)
         for record_id in dict.fromkeys(missing[: max(0, PLACES_MAX - before)]):
             self._findings.error(_name(root), f"record {record_id.hex()} is in no pack")
         return len(missing)

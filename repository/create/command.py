@@ -10,11 +10,12 @@ from typing import Final
 
 from repository.chunker import Chunker
 from repository.create.builder import Builder, Built
+from repository.create.estimate import gave_up, require_room
 from repository.create.exclude import Excludes
 from repository.create.ingest import Ingest
 from repository.create.scan import Base, FileIds, ScanCounts, Scanner, ScanOptions, wanted_tree
 from repository.create.source import SourceError, directory_identity, lstat_path
-from repository.errors import BallastError, DamagedError, UsageError
+from repository.errors import BallastError, DamagedError, NoSpaceError, UsageError
 from repository.format.catalog import Slot, cut_source
 from repository.format.inode import Extent, ExtentsRef, Totals
 from repository.format.record import Buffer, RecordKind, Stored
@@ -22,7 +23,9 @@ from repository.ids import FileId
 from repository.leases import Lease
 from repository.ledger import Claim
 from repository.notices import Notices
+from repository.policy.preflight import Estimate
 from repository.ports import Progress
+from repository.recovery import GAVE_UP_EVENT
 from repository.repo import Repository, Tree
 from repository.trees.writer import TreeWriter
 
@@ -34,7 +37,8 @@ STORERS: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
-    """What to store. `paths` as given; `mounts`: absolute paths of Ballast mounts; `name` None takes the time."""
+    """What to store. `paths` as given; `mounts`: absolute paths of Ballast mounts; `name` None takes the time;
+    `estimate`: refuse beforehand what cannot fit."""
 
     paths: Sequence[bytes]
     name: str | None
@@ -42,6 +46,7 @@ class CreateRequest:
     exclude_caches: bool = False
     one_file_system: bool = False
     mounts: frozenset[bytes] = frozenset()
+    estimate: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,24 +79,70 @@ def create_snapshot(repo: Repository, request: CreateRequest, notices: Notices, 
     """Store the files and publish the snapshot. Durable on return.
 
     Files that cannot be read are told to `notices` and left out. Raises UsageError, NameTakenError, NoSpaceError and
-    what the store raises; nothing is published then, and what was stored is found again by the next attempt.
+    what the store raises; nothing is published then, and what was stored is found again by the next attempt. But
+    after NoSpaceError it is collected at once: others need the room more.
     """
     if request.name is not None:
         repo.snapshots.require_name(request.name)
-    paths = _existing([absolute(path) for path in request.paths], notices)
+    paths = _named(repo, request, notices)
     source = source_of(paths)
     parent = _parent(repo, source)
-    with repo.store.lease() as lease:
-        while True:
-            run = _Run(repo, request, lease, notices, progress)
+    estimate = _estimate(repo, request, paths, parent, progress) if request.estimate else None
+    growth = _Growth()
+    try:
+        with repo.store.lease() as lease:
+            while True:
+                run = _Run(repo, request, lease, growth, notices, progress)
+                try:
+                    return run.create(paths, source, parent)
+                except _ParentDamagedError as error:
+                    notices.note(
+                        f"The snapshot before this one ('{error.parent.name}') cannot be read ({error.cause}): "
+                        "every file is read again."
+                    )
+                    parent = None
+    except NoSpaceError as error:
+        repo.recovery.give_up(0 if estimate is None else estimate.upper_bytes)
+        raise NoSpaceError(gave_up(repo, growth.nbytes), error.needed_bytes) from error
+
+
+def _estimate(
+    repo: Repository, request: CreateRequest, paths: list[bytes], parent: Slot | None, progress: Progress
+) -> Estimate | None:
+    """See `estimate.require_room`. A parent that cannot be read is no parent."""
+
+    def scanner() -> Scanner:
+        found = Scanner(_options(repo, request), base, repo.reader, FileIds(FileId(1)), _Silence())
+        try:
+            found.begin(wanted_tree(paths))
+        except SourceError as error:
+            raise BallastError(f"'/' cannot be read: {error}.") from error
+        return found
+
+    progress.start("Estimating", None)
+    try:
+        for one in dict.fromkeys((parent, None)):
             try:
-                return run.create(paths, source, parent)
-            except _ParentDamagedError as error:
-                notices.note(
-                    f"The snapshot before this one ('{error.parent.name}') cannot be read ({error.cause}): "
-                    "every file is read again."
-                )
-                parent = None
+                base = _base(repo, one)
+                return require_room(repo, paths, scanner, progress, parent=one, one_file_system=request.one_file_system)
+            except DamagedError:
+                continue
+            except NoSpaceError as error:
+                repo.events.add(GAVE_UP_EVENT, {"freed_bytes": 0, "needed_bytes": error.needed_bytes})
+                raise
+    finally:
+        progress.finish()
+    return None
+
+
+class _Silence:
+    """For a scan that is repeated: what it has to tell will be told then."""
+
+    def problem(self, path: bytes, why: str) -> None:
+        pass
+
+    def note(self, sentence: str) -> None:
+        pass
 
 
 class _ParentDamagedError(Exception):
@@ -101,22 +152,45 @@ class _ParentDamagedError(Exception):
         self.cause = cause
 
 
-def _existing(paths: list[bytes], notices: Notices) -> list[bytes]:
-    """Those that can be looked at; the others are told. Raises UsageError when none is left."""
+def _named(repo: Repository, request: CreateRequest, notices: Notices) -> list[bytes]:
+    """The named paths that can be stored; the others are told. Raises UsageError when none is left."""
+    repository = directory_identity(os.fsencode(repo.volume.root))
     found: list[bytes] = []
-    failures: list[tuple[bytes, SourceError]] = []
-    for path in dict.fromkeys(paths):
+    failures: list[tuple[bytes, str]] = []
+    for path in dict.fromkeys(absolute(path) for path in request.paths):
         try:
-            lstat_path(path)
-            found.append(path)
+            there = lstat_path(path)
         except SourceError as error:
-            failures.append((path, error))
+            failures.append((path, str(error)))
+            continue
+        why = _left_out(path, (there.st_dev, there.st_ino), repository, request.mounts)
+        if why:
+            failures.append((path, why))
+        else:
+            found.append(path)
     if not found:
-        path, reason = failures[0]
-        raise UsageError(f"'{os.fsdecode(path)}' cannot be stored: {reason}.")
-    for path, reason in failures:
-        notices.problem(path, str(reason))
+        path, why = failures[0]
+        raise UsageError(f"'{os.fsdecode(path)}' cannot be stored: {why}.")
+    for path, why in failures:
+        notices.problem(path, why)
     return found
+
+
+def _left_out(path: bytes, own: tuple[int, int], repository: tuple[int, int], mounts: frozenset[bytes]) -> str:
+    """Why nothing of a named path would be stored: it lies where the scanner never goes. Empty for any other.
+
+    `own`: what lstat says of it (a symlink to the repository is stored as what it is); what leads there is followed.
+    """
+    identity = own
+    while True:
+        if path in mounts:
+            return f"it lies in '{os.fsdecode(path)}', a Ballast mount"
+        if identity == repository:
+            return "it lies in the repository itself"
+        if path == b"/":
+            return ""
+        path = os.path.dirname(path)
+        identity = directory_identity(path)
 
 
 def _parent(repo: Repository, source: str) -> Slot | None:
@@ -134,21 +208,51 @@ def _parent(repo: Repository, source: str) -> Slot | None:
     return None
 
 
-class _CountingStore:
-    """The store, counting what it grows by. Thread safe."""
+def _base(repo: Repository, parent: Slot | None) -> Base | None:
+    if parent is None:
+        return None
+    manifest = repo.manifest(parent)
+    assert manifest is not None
+    return Base(manifest.root, manifest.links, manifest.time_ns)
 
-    def __init__(self, repo: Repository) -> None:
-        self._store = repo.store
+
+def _options(repo: Repository, request: CreateRequest) -> ScanOptions:
+    return ScanOptions(
+        request.excludes,
+        request.exclude_caches,
+        request.one_file_system,
+        directory_identity(os.fsencode(repo.volume.root)),
+        request.mounts,
+    )
+
+
+class _Growth:
+    """What the repository has grown by. Thread safe."""
+
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.stored_bytes = 0
+        self.nbytes = 0
+
+    def add(self, nbytes: int) -> None:
+        with self._lock:
+            self.nbytes += nbytes
+
+
+class _CountingStore:
+    """The store, counting what it grows by, and finishing what recovery left for later. Thread safe."""
+
+    def __init__(self, repo: Repository, growth: _Growth) -> None:
+        self._store = repo.store
+        self._recovery = repo.recovery
+        self._growth = growth
 
     def put(
         self, kind: RecordKind, payloads: Sequence[Buffer], lease: Lease, claim: Claim | None = None
     ) -> list[Stored]:
         stored = self._store.put(kind, payloads, lease, claim)
-        grown = sum(one.stored_length for one in stored if one.new)
-        with self._lock:
-            self.stored_bytes += grown
+        self._growth.add(sum(one.stored_length for one in stored if one.new))
+        if self._recovery.unfinished:  # a climb freed just enough: now the margin, or the next segment climbs again
+            self._recovery.finish()
         return stored
 
 
@@ -174,14 +278,21 @@ class _Run:
     """One attempt."""
 
     def __init__(
-        self, repo: Repository, request: CreateRequest, lease: Lease, notices: Notices, progress: Progress
+        self,
+        repo: Repository,
+        request: CreateRequest,
+        lease: Lease,
+        growth: _Growth,
+        notices: Notices,
+        progress: Progress,
     ) -> None:
         self._repo = repo
         self._request = request
         self._lease = lease
+        self._growth = growth
         self._notices = notices
         self._progress = progress
-        self._store = _CountingStore(repo)
+        self._store = _CountingStore(repo, growth)
         self._ids = FileIds(repo.next_file_id())
 
     def create(self, paths: list[bytes], source: str, parent: Slot | None) -> Created:
@@ -189,15 +300,7 @@ class _Run:
         time_ns = repo.clock.now_ns()
         self._progress.start("Storing", None)
         try:
-            base = self._base(parent)
-            options = ScanOptions(
-                request.excludes,
-                request.exclude_caches,
-                request.one_file_system,
-                directory_identity(os.fsencode(repo.volume.root)),
-                request.mounts,
-            )
-            scanner = Scanner(options, base, repo.reader, self._ids, self._notices)
+            scanner = Scanner(_options(repo, request), _base(repo, parent), repo.reader, self._ids, self._notices)
             built, changed_files = self._build(scanner, paths)
         except DamagedError as error:
             if parent is None:
@@ -208,15 +311,8 @@ class _Run:
         tree = Tree(built.root, built.links, FileId(self._ids.next), time_ns, source, self._totals(built))
         slot = repo.publish(tree, self._lease, name=request.name, parent=parent)
         return Created(
-            slot, scanner.counts, changed_files, self._store.stored_bytes, None if parent is None else parent.name
+            slot, scanner.counts, changed_files, self._growth.nbytes, None if parent is None else parent.name
         )
-
-    def _base(self, parent: Slot | None) -> Base | None:
-        if parent is None:
-            return None
-        manifest = self._repo.manifest(parent)
-        assert manifest is not None
-        return Base(manifest.root, manifest.links, manifest.time_ns)
 
     def _totals(self, built: Built) -> Totals:
         """Of the whole snapshot: names that are not directories, and every hard-linked inode's bytes once."""

@@ -348,11 +348,10 @@ class Scanner:
         found = directory.own_stat()
         known = base if base is not None and base.kind is NodeKind.DIRECTORY else None
         try:
-            whole = wanted is None or wanted.whole
-            if known is not None and known.ctime_ns == found.st_ctime_ns < self._racy_ns:
+            if known is not None and known.xattrs and known.ctime_ns == found.st_ctime_ns < self._racy_ns:
                 xattrs = known.xattrs
-            else:
-                xattrs = xattrs_of(directory.fd) if whole else xattrs_of(directory.path)
+            else:  # also where it had none: it may have had too many, which is told each time
+                xattrs = self._directory_xattrs(directory, whole=wanted is None or wanted.whole)
             names = self._names(directory, wanted)
         except SourceError as error:
             self._notices.problem(directory.path, str(error))
@@ -364,6 +363,16 @@ class Scanner:
             frame.ref, frame.totals = known.directory, known.totals
             cursor = BaseCursor(self._reader.scan(known.directory))
         self._stack.append(_Level(frame, directory, iter(names), cursor, wanted, found.st_dev))
+
+    def _directory_xattrs(self, directory: Directory, *, whole: bool) -> Xattrs:
+        """Those of a directory; one that has too many is told about, and its content stored all the same."""
+        try:
+            return xattrs_of(directory.fd) if whole else xattrs_of(directory.path)
+        except SourceError as error:
+            if not error.too_many_xattrs:
+                raise
+            self._notices.problem(directory.path, f"{error}; the directory is stored without them")
+            return ()
 
     def _names(self, directory: Directory, wanted: Wanted | None) -> list[bytes]:
         if wanted is not None and not wanted.whole:

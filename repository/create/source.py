@@ -11,6 +11,7 @@ import threading
 from typing import Final
 
 from repository.format.inode import NodeKind
+from repository.format.xattrs import XATTRS_MAX_BYTES, encoded_length
 from repository.units import MIB
 
 HOLE_MIN_BYTES: Final = 1 * MIB
@@ -34,12 +35,20 @@ _KINDS: Final = {
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
 
+TOO_MANY_XATTRS: Final = f"its extended attributes take more than {XATTRS_MAX_BYTES // MIB} MiB, too much to store"
+
+
 class SourceError(Exception):
     """A file could not be read. `errno` is the kernel's number; the text its words."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(error.strerror or str(error))
         self.errno = error.errno or 0
+
+    @property
+    def too_many_xattrs(self) -> bool:
+        """Everything but the extended attributes can be read."""
+        return self.errno == errno.E2BIG
 
     @property
     def vanished(self) -> bool:
@@ -166,7 +175,10 @@ def directory_identity(path: bytes) -> tuple[int, int]:
 
 
 def xattrs_of(target: int | bytes) -> Xattrs:
-    """Sorted extended attributes of an open file, or of a path (not followed). What may not be read is passed over."""
+    """Sorted extended attributes of an open file, or of a path (not followed). What may not be read is passed over.
+
+    Raises SourceError, with `too_many_xattrs` where they are more than a snapshot holds.
+    """
     follow = isinstance(target, int)
     found: list[tuple[bytes, bytes]] = []
     try:
@@ -181,6 +193,8 @@ def xattrs_of(target: int | bytes) -> Xattrs:
         if error.errno in _ABSENT_XATTR:
             return ()
         raise SourceError(error) from error
+    if encoded_length(found) > XATTRS_MAX_BYTES:
+        raise SourceError(OSError(errno.E2BIG, TOO_MANY_XATTRS))
     return tuple(sorted(found))
 
 

@@ -24,6 +24,8 @@ PACK_BYTES_MIN: Final = 4 * MIB
 """At least four segments, and more than a largest chunk with all of a pack's own framing."""
 SEGMENT_BYTES_MAX: Final = 16 * MIB
 SEGMENT_BYTES_MIN: Final = 1 * MIB
+SEGMENT_BYTES_WRITTEN: Final = 4 * MIB
+"""The most where a segment is allocated by writing it: the writer waits for that (0.04 to 0.2 s on a slow disk)."""
 _PACKS_PER_VOLUME: Final = 64
 _SEGMENTS_PER_VOLUME: Final = 512
 """Three open packs then tie up at most 1/170 of a small volume with room that no record uses yet."""
@@ -107,6 +109,8 @@ def new_config(
     """
     whole_mib = capacity_bytes // MIB
     segment = min(SEGMENT_BYTES_MAX, max(SEGMENT_BYTES_MIN, whole_mib // _SEGMENTS_PER_VOLUME * MIB))
+    if "C" in volume_class:
+        segment = min(segment, SEGMENT_BYTES_WRITTEN)
     pack = min(PACK_BYTES_MAX, max(PACK_BYTES_MIN, whole_mib // _PACKS_PER_VOLUME * MIB))
     return Config(
         repository_id=repository_id,

@@ -17,10 +17,11 @@ import xxhash
 from repository.errors import DamagedError
 from repository.format.inode import EMPTY_DIR, DirRef, Extent, ExtentsRef, Inode, NodeKind, Totals
 from repository.ids import FileId, RecordId
-from repository.units import MIB
+from repository.units import KIB, MIB
 
-PART_BODY_BYTES_MAX: Final = 1 * MIB
-"""Bytes of changes in one JOURNAL record: a pack segment of the smallest volume (1 MiB) holds about one."""
+PART_BODY_BYTES_MAX: Final = 1 * MIB - 4 * KIB
+"""Bytes of changes in one JOURNAL record: with all that is around it, it is no longer than the longest chunk, so that a
+claim is enough for it."""
 FORMAT_VERSION: Final = 1
 
 _PART = struct.Struct("<HxxIIxxxxQQQQq")

@@ -36,6 +36,9 @@ _HEADER_CHECKED_BYTES: Final = 240
 PUNCHED_OFFSET: Final = 240
 """A byte of the header, outside its checksum: not zero once a hole was punched. Overwritten in place, and durable
 before the first punch: a pack without it is whole, whatever its blocks look like."""
+SPARE_MARK: Final = 2
+"""The same byte of a pack that was made beforehand and holds no record yet: its index, unlike that of a pack which was
+cut to its header, may still be used. Readers that take it for a punched pack find nothing in it either."""
 _CHECKSUM_OFFSET: Final = PACK_HEADER_BYTES - 8
 _TRAILER: Final = struct.Struct("<8sIIII")
 _DIRECTORY_HEAD: Final = struct.Struct("<IIq")
@@ -65,6 +68,7 @@ class PackHeader(NamedTuple):
     segment_bytes: int
     created_ns: int
     punched: bool
+    spare: bool
 
 
 class Trailer(NamedTuple):
@@ -134,7 +138,9 @@ def pack_index_of(name: str) -> PackIndex | None:
     return PackIndex(int(stem, 16))
 
 
-def encode_pack_header(config: Config, pack: PackIndex, stream: Stream, created_ns: int) -> bytes:
+def encode_pack_header(
+    config: Config, pack: PackIndex, stream: Stream, created_ns: int, *, spare: bool = False
+) -> bytes:
     """The 256 bytes that a pack begins with."""
     fields = _HEADER.pack(
         _PACK_MAGIC,
@@ -153,7 +159,8 @@ def encode_pack_header(config: Config, pack: PackIndex, stream: Stream, created_
     )
     checked = fields.ljust(_HEADER_CHECKED_BYTES, b"\0")
     checksum = xxhash.xxh3_64_intdigest(checked).to_bytes(8, "little")
-    return checked.ljust(_CHECKSUM_OFFSET, b"\0") + checksum
+    mark = bytes((SPARE_MARK if spare else 0,))
+    return (checked + mark).ljust(_CHECKSUM_OFFSET, b"\0") + checksum
 
 
 def decode_pack_header(buffer: bytes) -> PackHeader:
@@ -182,6 +189,7 @@ def decode_pack_header(buffer: bytes) -> PackHeader:
         segment_bytes,
         created_ns,
         bool(buffer[PUNCHED_OFFSET]),
+        buffer[PUNCHED_OFFSET] == SPARE_MARK,
     )
 
 

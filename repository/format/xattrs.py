@@ -1,6 +1,7 @@
 """Extended attributes as bytes. Pure."""
 
 import struct
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -17,6 +18,11 @@ XATTRS_MAX_BYTES: Final = 1 * MIB
 _XATTR_HEAD: Final = struct.Struct("<BI")
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
+
+
+def encoded_length(xattrs: Iterable[tuple[bytes, bytes]]) -> int:
+    """How many bytes `encode_xattrs` makes of them; more than XATTRS_MAX_BYTES are refused."""
+    return sum(_XATTR_HEAD.size + len(name) + len(value) for name, value in xattrs)
 
 
 def encode_xattrs(xattrs: Xattrs) -> bytes:

@@ -63,6 +63,16 @@ class Index:
         """Nothing new is to share the record `number`; it is still found by `locate` and for reading."""
         self._damaged = self._damaged | BitMap64((number,))
 
+    def retire(self, numbers: BitMap64) -> BitMap64:
+        """Nothing new is to share these records, which are moved elsewhere. Returns those that it could before."""
+        fresh = numbers - self._damaged
+        self._damaged = self._damaged | fresh
+        return fresh
+
+    def reinstate(self, numbers: BitMap64) -> None:
+        """These, which `retire` answered, are not moved after all."""
+        self._damaged = self._damaged - numbers
+
     def forget_pack(self, pack: PackIndex) -> None:
         """The pack is gone: nothing needs to be known of its numbers any more."""
         numbers = BitMap64()

@@ -13,6 +13,7 @@ from repository.live.filedata import FILE_SIZE_MAX
 from repository.live.node import Node
 from repository.live.tree import LiveTree
 
+CAPABILITY: Final = b"security.capability"
 XATTR_NAME_BYTES_MAX: Final = 255
 XATTR_VALUE_BYTES_MAX: Final = 65_536
 """Both as in the kernel's VFS (XATTR_NAME_MAX, XATTR_SIZE_MAX)."""
@@ -54,7 +55,7 @@ def set_attributes(tree: LiveTree, file_id: FileId, wanted: Wanted) -> Node:
         node.gid = node.gid if wanted.gid is None else wanted.gid
         if wanted.mode is None and node.kind is not NodeKind.DIRECTORY:
             drop_privileges(node)
-        node.xattrs = tuple(pair for pair in node.xattrs if pair[0] != b"security.capability")
+        node.xattrs = tuple(pair for pair in node.xattrs if pair[0] != CAPABILITY)
     if wanted.mode is not None:
         _chmod(node, wanted.mode)
     if wanted.atime_ns is not None:
@@ -84,7 +85,9 @@ def resize(tree: LiveTree, node: Node, size: int) -> None:
 
 
 def drop_privileges(node: Node) -> None:
-    """Writing to a file takes its setuid bit, and its setgid bit if the group may execute it."""
+    """Writing to a file takes its capabilities, its setuid bit, and its setgid bit if the group may execute it."""
+    if node.xattrs:
+        node.xattrs = tuple(pair for pair in node.xattrs if pair[0] != CAPABILITY)
     if node.mode & (stat.S_ISUID | stat.S_ISGID):
         node.mode &= ~stat.S_ISUID
         if node.mode & stat.S_IXGRP:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from repository.errors import DamagedError
+from repository.errors import DamagedError, NoSpaceError
 from repository.format.catalog import Slot, SnapshotKind
 from repository.format.inode import Inode, NodeKind, Totals
 from repository.format.journal import Flush, JournalMark
@@ -101,10 +101,17 @@ class HeadCommitter:
                 nodes, gone = tree.freeze()
                 floor = journal_floor(self._store)
                 frozen = Frozen(nodes, gone, (lease, journal), tree.next_file_id, found.mark, floor)
-                outcome = self.commit(frozen, tree.base, None, None)
+                outcome = self._commit_recovered(frozen, tree.base)
                 tree.install(outcome.base, outcome.inodes)
         tree.places.clear()
         return tree, recovery, self._repository.restart_journal()
+
+    def _commit_recovered(self, frozen: Frozen, base: Base) -> Outcome:
+        """On a full volume out of the headroom; only where that is used up, room is made for it."""
+        try:
+            return self.commit(frozen, base, None, None)
+        except NoSpaceError:
+            return self.commit(frozen, base, None, None, climb=True)
 
     def _replayed(self, found: Pending) -> LiveTree:
         flushes: Sequence[Flush] = found.flushes
@@ -143,12 +150,19 @@ class HeadCommitter:
 
     # --- committing ---------------------------------------------------------------------------------------------
 
-    def commit(self, frozen: Frozen, base: Base, kind: SnapshotKind | None, name: str | None) -> Outcome:
+    def commit(
+        self, frozen: Frozen, base: Base, kind: SnapshotKind | None, name: str | None, *, climb: bool = False
+    ) -> Outcome:
         """Writes the generation as the new head, and as a snapshot where `kind` says which; durable on return.
 
-        A snapshot without a name that would equal the last listed one is not made. Raises NoSpaceError,
-        SyncFailedError, DamagedError, NameTakenError; the head is the old one then.
+        A snapshot without a name that would equal the last listed one is not made. What is written has been
+        acknowledged: where nothing can be allocated (with `climb`: and no room be made) it goes into the headroom.
+        Raises NoSpaceError, SyncFailedError, DamagedError, NameTakenError; the head is the old one then.
         """
+        with self._store.closing(climb=climb):
+            return self._commit(frozen, base, kind, name)
+
+    def _commit(self, frozen: Frozen, base: Base, kind: SnapshotKind | None, name: str | None) -> Outcome:
         lease = frozen.leases[0]
         writer = TreeWriter(self._store, self._reader, lease)
         written = build(frozen.nodes, frozen.gone_links, base, self._reader, writer)

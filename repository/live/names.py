@@ -34,7 +34,7 @@ def checked_name(name: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a new inode is to be. `mode` is the permission bits, umask applied."""
+    """What a new inode is to be. `mode`: permission bits as asked for; `umask` counts where no default ACL does."""
 
     kind: NodeKind
     mode: int
@@ -42,6 +42,7 @@ class Wish:
     gid: int
     rdev: int = 0
     target: bytes = b""
+    umask: int = 0
 
 
 def create(tree: LiveTree, parent: FileId, name: bytes, wish: Wish) -> Node:
@@ -53,7 +54,7 @@ def create(tree: LiveTree, parent: FileId, name: bytes, wish: Wish) -> Node:
     if tree.next_file_id >> FILE_ID_BITS:
         raise RefusedError(errno.ENOSPC)
     kind = wish.kind
-    mode, gid, xattrs = _inherited(directory, kind, wish.mode, wish.gid)
+    mode, gid, xattrs = _inherited(directory, wish)
     holder = tree.change(parent)
     now = tree.clock.now_ns()
     node = Node(
@@ -82,17 +83,18 @@ def create(tree: LiveTree, parent: FileId, name: bytes, wish: Wish) -> Node:
     return node
 
 
-def _inherited(
-    directory: View, kind: NodeKind, mode: int, gid: int
-) -> tuple[int, int, tuple[tuple[bytes, bytes], ...]]:
+def _inherited(directory: View, wish: Wish) -> tuple[int, int, tuple[tuple[bytes, bytes], ...]]:
     """Mode, group and xattrs of a new inode, given the setgid bit and the default ACL of its directory."""
+    kind, mode, gid = wish.kind, wish.mode, wish.gid
     if directory.mode & stat.S_ISGID:
         gid = directory.gid
         if kind is NodeKind.DIRECTORY:
             mode |= stat.S_ISGID
     default = next((value for name, value in directory.xattrs if name == acl.DEFAULT), None)
-    if default is None or kind is NodeKind.SYMLINK:
+    if kind is NodeKind.SYMLINK:
         return mode, gid, ()
+    if default is None:
+        return mode & ~wish.umask, gid, ()
     access, mode = acl.inherit(acl.decode(default), mode)
     xattrs: list[tuple[bytes, bytes]] = []
     if not acl.is_minimal(access):

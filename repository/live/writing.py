@@ -67,7 +67,7 @@ def write(tree: LiveTree, file_id: FileId, offset: int, part: bytes) -> Node:
     tree.with_runs[file_id] = node
     end = offset + len(part)
     node.size = max(node.size, end)
-    if node.mode & 0o6000:
+    if node.mode & 0o6000 or node.xattrs:
         drop_privileges(node)
     node.mtime_ns = node.ctime_ns = tree.clock.now_ns()
     return node

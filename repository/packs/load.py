@@ -29,6 +29,7 @@ from repository.ids import PackIndex, position_of
 from repository.packs.reader import read_directory, read_trailer
 from repository.packs.scan import scan_pack
 from repository.packs.seal import seal_file
+from repository.packs.spare import holds_nothing
 from repository.packs.table import KnownPack
 from repository.storage.volume import FileHandle, Volume
 from repository.units import KIB
@@ -49,6 +50,7 @@ class _Head(NamedTuple):
     damaged: bool = False
     foreign: bool = False
     """Sound, and of another pack or another repository."""
+    spare: bool = False
 
 
 def list_packs(volume: Volume) -> Iterator[PackIndex]:
@@ -104,6 +106,8 @@ class PackLoader:
                 sealed = read_trailer(handle, self._config.seed, pack) is not None
                 if sealed:
                     _log.warning("pack.directory_damaged", extra={"pack": pack})
+                elif head.spare and not head.foreign and holds_nothing(handle, handle.size()):
+                    return _empty(pack, head)
                 verify = seal and not sealed
                 if verify:
                     self._make_durable(handle, pack)
@@ -149,12 +153,14 @@ class PackLoader:
             _log.warning("pack.header_damaged", extra={"pack": pack, "reason": str(error)})
             return _Head(Stream.BULK, handle.stat().st_mtime_ns, punched=True, damaged=True)
         foreign = header.pack != pack or header.repository_id != self._config.repository_id
-        return _Head(header.stream, header.created_ns, header.punched, foreign=foreign)
+        return _Head(header.stream, header.created_ns, header.punched, foreign=foreign, spare=header.spare)
 
     def _seal(self, handle: FileHandle, head: _Head, directory: PackDirectory, end_offset: int) -> bool:
         try:
             if head.damaged:
                 self._mend_header(handle, head, directory.pack)
+            elif head.spare:
+                handle.pwrite(b"\0", PUNCHED_OFFSET)
             seal_file(handle, self._codec, directory, end_offset, self._config.seed)
             handle.fdatasync()
         except NoSpaceError:
@@ -174,6 +180,19 @@ class PackLoader:
         header = bytearray(encode_pack_header(self._config, pack, head.stream, head.created_ns))
         header[PUNCHED_OFFSET] = 1
         handle.pwrite(header, 0)
+
+
+def _empty(pack: PackIndex, head: _Head) -> KnownPack:
+    """A pack that was made beforehand and not used."""
+    return KnownPack(
+        index=pack,
+        sealed=False,
+        records=0,
+        stream=head.stream,
+        created_ns=head.created_ns,
+        written_ns=head.created_ns,
+        columns=None,
+    )
 
 
 def without_gone(

@@ -41,7 +41,7 @@ class OpenPack:
         self, pack: PackIndex, stream: Stream, handle: FileHandle, allocated_bytes: int, created_ns: int
     ) -> None:
         self.pack: Final = pack
-        self.stream: Final = stream
+        self.stream = stream
         self.handle: Final = handle
         self.created_ns: Final = created_ns
         self.allocated_bytes = allocated_bytes
@@ -49,6 +49,8 @@ class OpenPack:
         self.written_ns = created_ns
         self.batches: set[Batch] = set()
         self.dirty = True
+        self.marked_spare = False
+        """Whether the header on the volume says that this is a spare pack: to be taken back before the first record."""
         self._offset = array("I")
         self._stored = array("I")
         self._raw = array("I")

@@ -1,32 +1,30 @@
-"""Appending to packs: streams of open packs, growth by segments, sealing, durability.
+"""Writing into open packs: appending, durability, sealing.
 
-Locks, in the order in which they may be taken: `_sync_lock` (held over fdatasync and sealing), `_grow_lock` (held
+Locks, in the order in which they may be taken: `_sync_lock` (held over fdatasync and sealing), the grower's lock (held
 over allocation), the store's state lock (never held over a system call). The ledger's own lock is innermost.
 """
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
 from repository.codec import Codec
-from repository.errors import BallastError, NoSpaceError, ReadOnlyError, SyncFailedError, VolumeError
+from repository.errors import BallastError, NoSpaceError, SyncFailedError
 from repository.format.config import Config
 from repository.format.pack import (
-    DIRECTORY_FIXED_BYTES,
-    PACK_HEADER_BYTES,
     PackDirectory,
     Stream,
     encode_pack_header,
     pack_directory_path,
-    pack_path,
 )
 from repository.format.record import Buffer, Place, RecordHeader, encode_header
-from repository.ids import PACK_INDEX_MAX, PackIndex, RecordId, position_of
+from repository.ids import PackIndex, RecordId, position_of
 from repository.ledger import Ledger
+from repository.packs.growing import PackGrower
 from repository.packs.openpack import OpenPack
+from repository.packs.openpacks import OpenPacks
 from repository.packs.seal import seal_file
-from repository.packs.table import KnownPack, PackTable
 from repository.ports import Clock
 from repository.storage.volume import Volume
 
@@ -45,7 +43,7 @@ class Sealed(NamedTuple):
 
 
 class PackWriter:
-    """Owner of every open pack. `sealed` is called, under no lock, for each pack once it is sealed."""
+    """Writes into every open pack. `sealed` is called, under no lock, for each pack once it is sealed."""
 
     def __init__(
         self,
@@ -54,7 +52,8 @@ class PackWriter:
         config: Config,
         codec: Codec,
         ledger: Ledger,
-        table: PackTable,
+        packs: OpenPacks,
+        grower: PackGrower,
         clock: Clock,
         state_lock: threading.Lock,
         sealed: Callable[[Sealed], None],
@@ -63,120 +62,18 @@ class PackWriter:
         self._config = config
         self._codec = codec
         self._ledger = ledger
-        self._table = table
+        self._packs = packs
+        self._grower = grower
         self._clock = clock
         self._state = state_lock
         self._on_sealed = sealed
         self._sync_lock = threading.Lock()
-        self._grow_lock = threading.Lock()
-        self.next_pack = PackIndex(0)
-        """The index of the next new pack; set once all packs are known."""
-        self._streams: dict[Stream, list[OpenPack]] = {stream: [] for stream in Stream}
-        self._retired: list[OpenPack] = []
-        self._unsynced_dirs: set[str] = set()
-        self._failed: BallastError | None = None
-        self.guard: Callable[[int], None] | None = None
-        """Asked before a segment of so many bytes is allocated for growth; raises NoSpaceError to refuse."""
-
-    # -- placing: under the state lock -------------------------------------------------------------------------
-
-    def find(self, stream: Stream, cost: int, *, anywhere: bool) -> OpenPack | None:
-        """An open pack with room for `cost`: of `stream`, oldest first, or of any other where `anywhere`."""
-        for pack in self._streams[stream]:
-            if pack.room(self._ledger) >= cost:
-                return pack
-        if anywhere:
-            for packs in self._streams.values():
-                for pack in packs:
-                    if pack.room(self._ledger) >= cost:
-                        return pack
-        return None
-
-    def open_packs(self) -> list[OpenPack]:
-        """Every pack that is not sealed yet. Under the state lock."""
-        return [pack for packs in self._streams.values() for pack in packs] + self._retired
-
-    # -- growing -----------------------------------------------------------------------------------------------
-
-    def extend(self, stream: Stream, cost: int) -> None:
-        """Make a pack of `stream` have room for a record of `cost`. Raises NoSpaceError, VolumeError."""
-        with self._grow_lock:
-            while True:
-                with self._state:
-                    if self.find(stream, cost, anywhere=False) is not None:
-                        return
-                self._add_segment(stream, cost)
-
-    def make_room(self, missing: Callable[[], int], stream: Stream) -> None:
-        """Allocate, for `stream` by preference, until `missing()` is 0. Raises NoSpaceError, VolumeError."""
-        with self._grow_lock:
-            while (needed := missing()) > 0:
-                self._add_segment(stream, min(needed, self._ledger.slack_bytes))
-
-    def _add_segment(self, stream: Stream, cost: int) -> None:
-        self.check_writable()
-        if self.guard is not None:
-            self.guard(self._config.segment_bytes)
-        packs = self._streams[stream]
-        newest = packs[-1] if packs else None
-        if newest is not None and newest.can_grow(self._config.pack_bytes, self._ledger):
-            more = min(self._config.segment_bytes, self._config.pack_bytes - newest.allocated_bytes)
-            newest.handle.fallocate(newest.allocated_bytes, more)
-            with self._state:
-                before = newest.usable(self._ledger)
-                newest.allocated_bytes += more
-                self._ledger.add_room(newest.usable(self._ledger) - before)
-            return
-        created = self._create(stream, cost)
-        with self._state:
-            self._know(created)
-            full = [pack for pack in packs if pack.usable(self._ledger) == 0]
-            self._streams[stream] = [pack for pack in packs if pack not in full] + [created]
-            self._retired += full
-            self._ledger.add_room(created.usable(self._ledger))
-        for pack in full:
-            pack.handle.start_writeback(0, pack.end_offset)
-
-    def _create(self, stream: Stream, cost: int) -> OpenPack:
-        if self.next_pack > PACK_INDEX_MAX:
-            raise VolumeError("This repository has used up its 4,294,967,296 packs.")
-        pack = self.next_pack
-        path = pack_path(pack)
-        now_ns = self._clock.now_ns()
-        segment = self._config.segment_bytes
-        needed = PACK_HEADER_BYTES + DIRECTORY_FIXED_BYTES + cost
-        allocated = max(segment, -(-needed // segment) * segment)
-        handle = self._volume.create(path)
-        try:
-            handle.fallocate(0, allocated)
-            handle.pwrite(encode_pack_header(self._config, pack, stream, now_ns), 0)
-        except BallastError:
-            handle.close()
-            self._volume.unlink(path)
-            raise
-        self.next_pack = PackIndex(pack + 1)
-        with self._state:
-            self._unsynced_dirs.add(pack_directory_path(pack))
-        return OpenPack(pack, stream, handle, allocated, now_ns)
-
-    def _know(self, pack: OpenPack) -> None:
-        """From now on the pack is one of the repository's. Under the state lock."""
-        self._table.add(
-            KnownPack(
-                index=pack.pack,
-                sealed=False,
-                records=0,
-                stream=pack.stream,
-                created_ns=pack.created_ns,
-                written_ns=0,
-                columns=pack,
-            )
-        )
 
     # -- writing -----------------------------------------------------------------------------------------------
 
     def write(self, pack: OpenPack, records: list["Placed"]) -> None:
         """Write placed records of one pack: one pwritev for each run without a gap."""
+        self._unmark(pack)
         run: list[Buffer] = []
         start = end = records[0].place.offset
         for placed in records:
@@ -197,24 +94,15 @@ class PackWriter:
             end = placed.place.offset + placed.place.stored_length
         pack.handle.pwritev(run, start)
 
+    def _unmark(self, pack: OpenPack) -> None:
+        """A pack that was spare is one like any other from its first record on."""
+        if pack.marked_spare:
+            pack.handle.pwrite(encode_pack_header(self._config, pack.pack, pack.stream, pack.created_ns), 0)
+            pack.marked_spare = False
+
     def now_ns(self) -> int:
         """The clock that packs are dated by."""
         return self._clock.now_ns()
-
-    def check_writable(self) -> None:
-        """Raise ReadOnlyError after a failed write or sync: only a new open, which scans again, leaves that."""
-        if self._failed is not None:
-            raise ReadOnlyError(f"Writing has stopped: {self._failed}")
-
-    @property
-    def failed(self) -> bool:
-        return self._failed is not None
-
-    def fail(self, error: BallastError) -> None:
-        """Refuse every further write."""
-        if self._failed is None:
-            self._failed = error
-            _log.error("store.failed", extra={"reason": str(error)})
 
     # -- durability --------------------------------------------------------------------------------------------
 
@@ -229,17 +117,17 @@ class PackWriter:
 
     def relieve(self) -> None:
         """Seal full packs when too many wait."""
-        if len(self._retired) > RETIRED_MAX:
+        if len(self._packs.retired) > RETIRED_MAX:
             with self._sync_lock:
                 self._seal_retired()
 
     def _sync(self) -> None:
-        if self._failed is not None:
-            raise SyncFailedError(f"Writing has stopped: {self._failed}")
+        if self._packs.failed:
+            raise SyncFailedError(f"Writing has stopped: {self._packs.failure}")
         with self._state:
-            packs = [pack for pack in self.open_packs() if pack.dirty]
+            packs = [pack for pack in self._packs.all() if pack.dirty]
             waiting = [batch for pack in packs for batch in pack.batches]
-            directories, self._unsynced_dirs = self._unsynced_dirs, set()
+            directories, self._packs.unsynced_dirs = self._packs.unsynced_dirs, set()
             for pack in packs:
                 pack.dirty = False
         for batch in waiting:
@@ -250,51 +138,54 @@ class PackWriter:
             for directory in sorted(directories):
                 self._volume.fsync_dir(directory)
         except BallastError as error:
-            self.fail(error)
+            self._packs.fail(error)
             if isinstance(error, SyncFailedError):
                 raise
             raise SyncFailedError(str(error)) from error
 
     def _seal_retired(self) -> None:
-        while self._retired and not self.failed:
-            self._seal(self._retired[0])
+        """One that finds no room (on volumes that copy what is written) stays open, and is tried again."""
+        for pack in tuple(self._packs.retired):
+            if self._packs.failed:
+                return
+            try:
+                self._seal(pack)
+            except NoSpaceError:
+                _log.warning("pack.not_sealed", extra={"pack": pack.pack})
 
-    def seal_open(self) -> None:
-        """Seal every open pack whose room no claim needs (allocating other room for claims where that works)."""
+    def seal_open(self, *, allocate: bool = True, only: Collection[PackIndex] | None = None) -> None:
+        """Seal every open pack (of `only`) whose room no claim needs; claims get other room with `allocate`, if any."""
         with self._sync_lock:
             self._sync()
-            with self._grow_lock:
-                self._retire_all()
+            with self._grower.lock:
+                self._retire_all(allocate=allocate, only=only)
             self._seal_retired()
 
-    def _retire_all(self) -> None:
+    def _retire_all(self, *, allocate: bool, only: Collection[PackIndex] | None) -> None:
         with self._state:
-            packs = [pack for packs in self._streams.values() for pack in packs if len(pack)]
+            packs = [pack for packs in self._packs.streams.values() for pack in packs if len(pack)]
+            packs = [pack for pack in packs if only is None or pack.pack in only]
             room = sum(pack.usable(self._ledger) for pack in packs)
             if self._ledger.try_remove_room(room):
                 for pack in packs:
-                    self._streams[pack.stream].remove(pack)
-                self._retired += packs
+                    self._packs.retire(pack)
                 return
         # Claims rest on these packs: give them other room first. What does not fit stays open.
         for pack in packs:
             try:
-                self._replace(pack)
+                self._replace(pack, allocate=allocate)
             except NoSpaceError:
                 _log.warning("pack.not_sealed", extra={"pack": pack.pack})
 
-    def _replace(self, pack: OpenPack) -> None:
+    def _replace(self, pack: OpenPack, *, allocate: bool) -> None:
         while True:
             with self._state:
                 if self._ledger.try_remove_room(pack.usable(self._ledger)):
-                    self._streams[pack.stream].remove(pack)
-                    self._retired.append(pack)
+                    self._packs.retire(pack)
                     return
-            created = self._create(pack.stream, self._ledger.slack_bytes)
-            with self._state:
-                self._know(created)
-                self._streams[pack.stream].append(created)
-                self._ledger.add_room(created.usable(self._ledger))
+            if not allocate:
+                raise NoSpaceError("claims need the room of an open pack")
+            self._grower.add_pack(pack.stream)
 
     def _seal(self, pack: OpenPack) -> None:
         """Seal one retired pack. Under the sync lock."""
@@ -306,36 +197,42 @@ class PackWriter:
             directory = pack.directory()
             pack.dirty = False
             name = pack_directory_path(pack.pack)
-            name_is_new = name in self._unsynced_dirs
-            self._unsynced_dirs.discard(name)
+            name_is_new = name in self._packs.unsynced_dirs
+            self._packs.unsynced_dirs.discard(name)
         try:
             if name_is_new:  # whoever finds the pack sealed takes it for durable
                 self._volume.fsync_dir(name)
+            self._unmark(pack)
             seal_file(pack.handle, self._codec, directory, pack.end_offset, self._config.seed)
             pack.handle.fdatasync()
+        except NoSpaceError:
+            raise
         except BallastError as error:
-            self.fail(error)
+            self._packs.fail(error)
             raise
         self._on_sealed(Sealed(directory, pack.stream, pack.created_ns))
         with self._state:
-            self._retired.remove(pack)
+            self._packs.retired.remove(pack)
 
     def close(self) -> None:
-        """Make everything durable, seal every pack that holds records and remove those that hold none."""
+        """Make everything durable, seal every pack that holds records, leave a spare pack for the next process.
+
+        On a full volume nothing of that needs room, and a spare pack that was not used is left as it is.
+        """
         with self._sync_lock:
-            if not self.failed:
+            if not self._packs.failed:
                 self._sync()
                 with self._state:
-                    packs = [pack for packs in self._streams.values() for pack in packs]
-                    self._streams = {stream: [] for stream in Stream}
-                    self._retired += [pack for pack in packs if len(pack)]
+                    packs = [pack for packs in self._packs.streams.values() for pack in packs]
+                    for pack in packs:
+                        if len(pack):
+                            self._packs.retire(pack)
+                        else:
+                            self._packs.streams[pack.stream].remove(pack)
                 self._seal_retired()
-                for pack in packs:
-                    if not len(pack):
-                        self._volume.unlink(pack_path(pack.pack))
-                        with self._state:
-                            self._table.drop(pack.pack)
-            for pack in self.open_packs():
+                self._grower.leave_spare([pack for pack in packs if not len(pack)])
+                self._sync()
+            for pack in self._packs.all():
                 pack.handle.close()
 
 

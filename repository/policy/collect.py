@@ -15,7 +15,10 @@ from pyroaring import BitMap64
 
 from repository.format.intent import PUNCHES_MAX, UNLINKS_MAX, Intent, Punch
 from repository.ids import POSITION_BITS, RECORDS_PER_PACK_MAX, PackIndex
+from repository.policy.columns import ADDRESS_BITS, PackColumns, PackFacts, join, spread
 from repository.units import NS_PER_S, format_size
+
+__all__ = ["PackFacts"]
 
 WINDOW_NS: Final = 24 * 3600 * NS_PER_S
 """An unreferenced record younger than this is kept, and so is a deleted snapshot: time to think again, and time for an
@@ -27,24 +30,6 @@ class Safety(StrEnum):
 
     FULL = "full"
     NONE = "none"
-
-
-@dataclass(frozen=True, slots=True)
-class PackFacts:
-    """One pack as the plan sees it. Columns by position; kind 0: no record is there (void, torn, or freed before).
-
-    `stored` counts the header. `allocated_bytes` is what unlinking gives back; `holes` are ranges (start, end)
-    without blocks. `written_ns`: when its last record was added, for all its records alike.
-    """
-
-    index: PackIndex
-    sealed: bool
-    written_ns: int
-    allocated_bytes: int
-    offset: NDArray[np.uint32]
-    stored: NDArray[np.uint32]
-    kind: NDArray[np.uint8]
-    holes: tuple[tuple[int, int], ...] = ()
 
 
 class PackDrop(NamedTuple):
@@ -61,6 +46,42 @@ class PackCut(NamedTuple):
     nbytes: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Cuts:
+    """Many cuts as columns, which is what they are found as; each becomes a `PackCut` only when it is looked at."""
+
+    pack: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+    offset: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    length: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    freed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.pack)
+
+    def __iter__(self) -> Iterator[PackCut]:
+        columns = (self.pack.tolist(), self.offset.tolist(), self.length.tolist(), self.freed.tolist())
+        for pack, offset, length, freed in zip(*columns, strict=True):
+            yield PackCut(Punch(PackIndex(pack), offset, length), freed)
+
+    def taken(self, which: NDArray[np.intp]) -> "Cuts":
+        """Some of them, in the order of `which`."""
+        return Cuts(self.pack[which], self.offset[which], self.length[which], self.freed[which])
+
+    def followed_by(self, other: "Cuts") -> "Cuts":
+        """Both, one after the other."""
+        return Cuts(
+            np.concatenate((self.pack, other.pack)),
+            np.concatenate((self.offset, other.offset)),
+            np.concatenate((self.length, other.length)),
+            np.concatenate((self.freed, other.freed)),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """What they give back together."""
+        return int(self.freed.sum())
+
+
 @dataclass(frozen=True, slots=True)
 class CollectPlan:
     """What one collection does. `condemned`: numbers of all records that go.
@@ -70,7 +91,7 @@ class CollectPlan:
     """
 
     drops: tuple[PackDrop, ...] = ()
-    cuts: tuple[PackCut, ...] = ()
+    cuts: Cuts = field(default_factory=Cuts)
     seal: tuple[PackIndex, ...] = ()
     condemned: BitMap64 = field(default_factory=BitMap64)
     young_bytes: int = 0
@@ -79,11 +100,22 @@ class CollectPlan:
     @property
     def reclaimable_bytes(self) -> int:
         """What the volume gets back."""
-        return sum(drop.nbytes for drop in self.drops) + sum(cut.nbytes for cut in self.cuts)
+        return sum(drop.nbytes for drop in self.drops) + self.cuts.nbytes
 
     @property
     def is_empty(self) -> bool:
         return not self.drops and not self.cuts
+
+    def followed_by(self, other: "CollectPlan") -> "CollectPlan":
+        """Both, one after the other; what waits or is scattered is as the later one found it."""
+        return CollectPlan(
+            self.drops + other.drops,
+            self.cuts.followed_by(other.cuts),
+            self.seal + other.seal,
+            self.condemned | other.condemned,
+            other.young_bytes,
+            other.scattered_bytes,
+        )
 
     def text(self) -> str:
         """The plan for people, one line a step."""
@@ -92,8 +124,8 @@ class CollectPlan:
             total = format_size(sum(drop.nbytes for drop in self.drops))
             lines.append(f"remove {len(self.drops)} packs without anything live: {total}")
         if self.cuts:
-            total = format_size(sum(cut.nbytes for cut in self.cuts))
-            packs = len({cut.punch.pack for cut in self.cuts})
+            total = format_size(self.cuts.nbytes)
+            packs = len(np.unique(self.cuts.pack))
             lines.append(f"free {len(self.cuts)} ranges in {packs} packs: {total}")
         if not lines:
             lines.append("nothing to free")
@@ -106,9 +138,9 @@ class CollectPlan:
         drops = sorted(self.drops, key=lambda drop: drop.nbytes, reverse=True)
         for start in range(0, len(drops), UNLINKS_MAX):
             yield Round(tuple(drops[start : start + UNLINKS_MAX]), ())
-        cuts = sorted(self.cuts, key=lambda cut: cut.nbytes, reverse=True)
-        for start in range(0, len(cuts), PUNCHES_MAX):
-            yield Round((), tuple(cuts[start : start + PUNCHES_MAX]))
+        order = np.argsort(-self.cuts.freed, kind="stable")
+        for start in range(0, len(order), PUNCHES_MAX):
+            yield Round((), tuple(self.cuts.taken(order[start : start + PUNCHES_MAX])))
 
 
 class Round(NamedTuple):
@@ -150,96 +182,127 @@ def live_rows(live: BitMap64, pack: PackIndex, rows: int) -> NDArray[np.bool_]:
     return mask[:rows]
 
 
-class _Ranges(NamedTuple):
-    """Merged dead ranges of one pack that give something back: first byte, end, bytes given back."""
+class _Cuts(NamedTuple):
+    """Merged dead ranges of packs that stay: ordinal of the pack, first byte and end as addresses.
 
+    `whole`: bytes of the blocks that end and begin within; `freed`: those of them that are there. `of`: for each row
+    in `rows`, which range it lies in.
+    """
+
+    ordinals: NDArray[np.intp]
     start: NDArray[np.int64]
     end: NDArray[np.int64]
+    whole: NDArray[np.int64]
     freed: NDArray[np.int64]
-    scattered_bytes: int
+    rows: NDArray[np.intp]
+    of: NDArray[np.intp]
 
 
-def _ranges(facts: PackFacts, dead: NDArray[np.bool_], block_bytes: int) -> _Ranges:
-    order = np.argsort(facts.offset[dead], kind="stable")
-    start = facts.offset[dead][order].astype(np.int64)
-    end = start + facts.stored[dead][order].astype(np.int64)
-    if not len(start):
-        return _Ranges(start, end, start, 0)
-    first = np.concatenate(([True], start[1:] != end[:-1]))
-    last = np.concatenate((first[1:], [True]))
-    start, end = start[first], end[last]
-    whole_start = -(-start // block_bytes) * block_bytes
-    whole_end = end // block_bytes * block_bytes
-    freed = np.maximum(whole_end - whole_start, 0)
-    scattered = int((end - start - freed).sum())
-    for hole_start, hole_end in facts.holes:
-        overlap = np.minimum(whole_end, hole_end) - np.maximum(whole_start, hole_start)
-        freed = freed - np.maximum(np.minimum(overlap, freed), 0)
-    useful = freed > 0
-    return _Ranges(start[useful], end[useful], freed[useful], scattered)
+def _merged(columns: PackColumns, rows: NDArray[np.intp], block_bytes: int) -> _Cuts:
+    lying = columns.extents(rows)
+    first = np.ones(len(lying.start), np.bool_)
+    first[1:] = lying.start[1:] != lying.end[:-1]
+    heads = np.flatnonzero(first)
+    start, end = lying.start[heads], lying.end[np.append(heads[1:], len(first)) - 1] if len(heads) else lying.end
+    whole_start, whole_end = whole_blocks(start, end, block_bytes)
+    whole = np.maximum(whole_end - whole_start, 0)
+    freed = whole - columns.hole_bytes(whole_start, whole_start + whole)
+    return _Cuts(lying.ordinals[heads], start, end, whole, freed, lying.rows, np.cumsum(first) - 1)
+
+
+def whole_blocks(
+    start: NDArray[np.int64], end: NDArray[np.int64], block_bytes: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The first block that begins in each range, and the end of the last that ends in it (before the first: none)."""
+    return -(-start // block_bytes) * block_bytes, end // block_bytes * block_bytes
 
 
 def whole_pack_bytes(facts: PackFacts, block_bytes: int) -> int:
-    """What removing a pack gives back. Of an open one only what records take: sealing cuts off the rest, which is
-    room, and no garbage."""
-    if facts.sealed or not len(facts.offset):
-        return facts.allocated_bytes
-    end = int((facts.offset.astype(np.int64) + facts.stored).max())
-    return min(facts.allocated_bytes, -(-end // block_bytes) * block_bytes)
+    """What removing one pack gives back: see `PackColumns.whole_bytes`."""
+    return int(join([facts]).whole_bytes(block_bytes)[0])
 
 
 def plan_collection(
-    packs: Iterable[PackFacts], live: BitMap64, *, now_ns: int, safety: Safety, block_bytes: int
+    packs: Iterable[PackFacts], live: BitMap64, *, now_ns: int, safety: Safety, block_bytes: int, punch: bool = True
 ) -> CollectPlan:
-    """What to free so that everything in `live` stays.
+    """What to free so that everything in `live` stays: see `plan_dead`."""
+    columns = join(packs)
+    dead = ~columns.mask(live)
+    return plan_dead(columns, dead, now_ns=now_ns, safety=safety, block_bytes=block_bytes, punch=punch)
+
+
+def plan_dead(
+    columns: PackColumns,
+    dead: NDArray[np.bool_],
+    *,
+    now_ns: int,
+    safety: Safety,
+    block_bytes: int,
+    enough_bytes: int | None = None,
+    punch: bool = True,
+) -> CollectPlan:
+    """What to free where the rows in `dead` are needed by nobody.
 
     `block_bytes` is the volume's unit of allocation. A pack whose last record was written within WINDOW_NS before
-    `now_ns` (or after: clocks jump) is left alone unless `safety` is NONE.
+    `now_ns` (or after: clocks jump) is left alone unless `safety` is NONE. With `enough_bytes` no more than that takes:
+    whole packs first, then ranges, the largest first. `punch` False: whole packs only.
     """
-    drops: list[PackDrop] = []
-    cuts: list[PackCut] = []
-    seal: list[PackIndex] = []
-    condemned = BitMap64()
-    young_bytes = scattered_bytes = 0
-    for facts in packs:
-        rows = len(facts.offset)
-        alive = live_rows(live, facts.index, rows)
-        if not rows and not facts.sealed:
-            continue
-        dead = ~alive & (facts.stored > 0)
-        if alive.any():
-            if not dead.any():
-                continue
-            ranges = _ranges(facts, dead, block_bytes)
-            nbytes = int(ranges.freed.sum())
-            scattered_bytes += ranges.scattered_bytes
-        else:
-            nbytes = whole_pack_bytes(facts, block_bytes)
-        if safety is Safety.FULL and now_ns - facts.written_ns < WINDOW_NS:
-            young_bytes += nbytes
-            continue
-        if not nbytes and alive.any():
-            continue
-        if not facts.sealed:
-            seal.append(facts.index)
-        base = facts.index << POSITION_BITS
-        if not alive.any():
-            drops.append(PackDrop(facts.index, nbytes))
-            condemned.update((np.flatnonzero(facts.kind).astype(np.uint64) + np.uint64(base)).tolist())
-            continue
-        cuts += [
-            PackCut(Punch(facts.index, first, end - first), freed)
-            for first, end, freed in zip(ranges.start.tolist(), ranges.end.tolist(), ranges.freed.tolist(), strict=True)
-        ]
-        condemned.update([base + row for row in _rows_in(facts, dead, ranges)])
-    return CollectPlan(tuple(drops), tuple(cuts), tuple(seal), condemned, young_bytes, scattered_bytes)
+    counts = np.diff(columns.base)
+    dead = dead | (columns.kind == 0)
+    alive = np.bincount(columns.ordinals(np.flatnonzero(~dead)), minlength=len(counts))
+    old = (now_ns - columns.written_ns >= WINDOW_NS) | (safety is Safety.NONE)
+    wholly = (alive == 0) & (counts > 0)
+    whole = columns.whole_bytes(block_bytes)
+    young_bytes = int(whole[wholly & ~old].sum())
+    drops = np.flatnonzero(wholly & old)
+
+    rows = np.flatnonzero(dead & (columns.stored > 0) & np.repeat(alive > 0, counts))[: None if punch else 0]
+    cuts = _merged(columns, rows, block_bytes)
+    aged = old[cuts.ordinals]
+    young_bytes += int(cuts.freed[~aged].sum())
+    scattered = int((cuts.end - cuts.start - cuts.whole).sum())
+    useful = np.flatnonzero(aged & (cuts.freed > 0))
+
+    drops = _largest(drops, whole[drops], enough_bytes)
+    rest = None if enough_bytes is None else max(0, enough_bytes - int(whole[drops].sum()))
+    useful = np.sort(_largest(useful, cuts.freed[useful], rest))
+    chosen = np.zeros(len(cuts.freed), np.bool_)
+    chosen[useful] = True
+    gone = np.sort(np.concatenate((_rows_in(columns, np.sort(drops)), cuts.rows[chosen[cuts.of]])))
+    condemned = columns.numbers_of(gone[columns.kind[gone] > 0])
+    touched = np.zeros(len(counts), np.bool_)
+    touched[drops] = True
+    touched[cuts.ordinals[useful]] = True
+    base = cuts.ordinals[useful].astype(np.int64) << ADDRESS_BITS
+    return CollectPlan(
+        tuple(
+            [
+                PackDrop(PackIndex(pack), nbytes)
+                for pack, nbytes in zip(columns.packs[drops].tolist(), whole[drops].tolist(), strict=True)
+            ]
+        ),
+        Cuts(
+            columns.packs[cuts.ordinals[useful]],
+            cuts.start[useful] - base,
+            cuts.end[useful] - cuts.start[useful],
+            cuts.freed[useful],
+        ),
+        tuple([PackIndex(pack) for pack in columns.packs[touched & ~columns.sealed].tolist()]),
+        condemned,
+        young_bytes,
+        scattered,
+    )
 
 
-def _rows_in(facts: PackFacts, dead: NDArray[np.bool_], ranges: _Ranges) -> list[int]:
-    """Positions of the dead records that lie in `ranges` (sorted, disjoint)."""
-    rows = np.flatnonzero(dead & (facts.kind > 0))
-    at = facts.offset[rows].astype(np.int64)
-    which = np.searchsorted(ranges.start, at, side="right") - 1
-    inside = (which >= 0) & (at < ranges.end[np.maximum(which, 0)]) if len(ranges.start) else which >= 0
-    positions: list[int] = rows[inside].astype(np.int64).tolist()
-    return positions
+def _largest(items: NDArray[np.intp], nbytes: NDArray[np.int64], enough_bytes: int | None) -> NDArray[np.intp]:
+    """Those of `items` that it takes to make `enough_bytes`, the largest first; None: all, in their order."""
+    if enough_bytes is None:
+        return items
+    order = np.argsort(-nbytes, kind="stable")
+    count = int(np.searchsorted(np.cumsum(nbytes[order]), enough_bytes)) + 1 if enough_bytes > 0 else 0
+    return items[order[:count]]
+
+
+def _rows_in(columns: PackColumns, ordinals: NDArray[np.intp]) -> NDArray[np.intp]:
+    """All rows of some packs."""
+    return spread(columns.base[ordinals], np.diff(columns.base)[ordinals])

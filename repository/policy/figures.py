@@ -19,9 +19,10 @@ _MASK: Final = np.uint64(RECORDS_PER_PACK_MAX - 1)
 class PackFigures:
     """One pack as it is: which of its records are dead, and what that gives back already."""
 
-    def __init__(self, facts: PackFacts, kept: BitMap64, block_bytes: int) -> None:
+    def __init__(self, facts: PackFacts, kept: BitMap64, block_bytes: int, *, punch: bool = True) -> None:
         self._facts = facts
         self._block = block_bytes
+        self._punch = punch
         there = np.flatnonzero(facts.stored)
         order = there[np.argsort(facts.offset[there], kind="stable")]
         self._start = facts.offset[order].astype(np.int64)
@@ -29,7 +30,7 @@ class PackFigures:
         self._rank = np.full(len(facts.offset), -1, np.int64)
         """Where each position stands in the order of offsets."""
         self._rank[order] = np.arange(len(order))
-        self._dead = ~live_rows(kept, facts.index, len(facts.offset))[order]
+        self._dead = (~live_rows(kept, facts.index, len(facts.offset)) | (facts.kind == 0))[order]
         self._live_count = int(np.count_nonzero(~self._dead))
         self._run_start, self._run_end = self._runs()
         heads = np.flatnonzero(self._dead & (self._run_start == self._start))
@@ -38,7 +39,7 @@ class PackFigures:
             first, last = self._blocks(self._run_start[heads], self._run_end[heads])
             overlap = np.minimum(last, hole_end) - np.maximum(first, hole_start)
             freed = freed - np.clip(overlap, 0, freed)
-        self._given_bytes = int(freed.sum())
+        self._given_bytes = int(freed.sum()) if punch else 0
 
     def _runs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """For each record, in order, the bytes of the dead run that it belongs to (meaningless for live ones)."""
@@ -71,6 +72,8 @@ class PackFigures:
             return 0
         if len(ranks) == self._live_count:
             return whole_pack_bytes(self._facts, self._block) - self._given_bytes
+        if not self._punch:
+            return 0
         start, end = self._start[ranks].copy(), self._end[ranks].copy()
         before = np.maximum(ranks - 1, 0)
         left = (ranks > 0) & self._dead[before] & (self._end[before] == start)

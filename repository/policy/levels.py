@@ -1,10 +1,11 @@
 """How full is full: levels of a volume's room, with hysteresis. Pure."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from repository.units import GB
+from repository.units import GB, NS_PER_S
 
 
 class Level(StrEnum):
@@ -72,3 +73,35 @@ def headspace_default_bytes(capacity_bytes: int) -> int:
 def is_worse(level: Level, than: Level) -> bool:
     """Whether `level` means less room than `than`."""
     return _SEVERITY[level] > _SEVERITY[than]
+
+
+SAID_EVERY_NS: Final = 24 * 3600 * NS_PER_S
+"""A level is told in the log once a day at most, however often it is entered."""
+
+
+@dataclass(frozen=True, slots=True)
+class LevelWatch:
+    """What somebody who watches knows. `seen_ns`: of the last good reading; `said_ns`: when each level was told."""
+
+    level: Level = Level.HEALTHY
+    seen_ns: int | None = None
+    said_ns: Mapping[Level, int] = field(default_factory=dict)
+
+    def look(self, room: Room | None, now_ns: int) -> "tuple[LevelWatch, bool]":
+        """After a reading (None: the probe failed) at `now_ns`; and whether the level is to be told.
+
+        The last level stands for PROBE_STANDS_S after its reading. A clock that went back ages nothing.
+        """
+        seen_ns = self.seen_ns if room is None else now_ns
+        if room is not None:
+            level = level_of(room, self.level)
+        elif seen_ns is not None and now_ns - seen_ns <= PROBE_STANDS_S * NS_PER_S:
+            level = self.level
+        else:
+            level = Level.UNKNOWN
+        if level is self.level:
+            return LevelWatch(level, seen_ns, self.said_ns), False
+        last = self.said_ns.get(level)
+        if last is not None and 0 <= now_ns - last < SAID_EVERY_NS:
+            return LevelWatch(level, seen_ns, self.said_ns), False
+        return LevelWatch(level, seen_ns, {**self.said_ns, level: now_ns}), True

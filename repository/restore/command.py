@@ -10,6 +10,7 @@ from repository.locate import Located
 from repository.notices import Notices
 from repository.ports import Progress
 from repository.repo import Repository
+from repository.restore.estimate import require_room
 from repository.restore.files import FileWriter
 from repository.restore.restore import RestoreCounts, Restorer, WhenThere
 from repository.restore.target import Attributes, TargetError, open_destination
@@ -26,14 +27,17 @@ def restore(
     *,
     notices: Notices,
     progress: Progress,
+    estimate: bool = True,
 ) -> RestoreCounts:
     """Write `what` into the directory `destination`: a directory's content itself, a file under its name.
 
     `when_there` None refuses a destination that holds anything (NameTakenError). The destination gets the
     attributes of the restored directory, except with KEEP when it was there. Files that could not be restored whole,
     for damage or anything else, are told to `notices` and are not there. Raises NoSpaceError and VolumeError when the
-    destination takes no more.
+    destination takes no more; with `estimate` NoSpaceError at once where all of it cannot fit.
     """
+    if estimate:
+        require_room(repo, what, destination, when_there, progress)
     is_directory = what.inode.kind is NodeKind.DIRECTORY
     inode = what.inode if is_directory and when_there is not WhenThere.KEEP else None
     try:

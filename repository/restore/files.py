@@ -100,7 +100,9 @@ class FileWriter:
                         file.write(data, offset)
                     if size > WINDOW_BYTES:
                         self._progress.advance(end - start, 0)
-                file.finish(task.inode)
+                lack = file.finish(task.inode)
+            if lack:
+                self._notices.problem(task.directory.path_of(task.name), lack)
             self._progress.advance(0 if size > WINDOW_BYTES else size, 1)
             written = True
         except (TargetError, DamagedError) as error:

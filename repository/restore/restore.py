@@ -186,7 +186,9 @@ class Restorer:
         self.counts.files += 1
         self.counts.content_bytes += inode.size
         if inode.kind is not NodeKind.FILE:
-            directory.make_special(name, inode)
+            lack = directory.make_special(name, inode)
+            if lack:
+                self._notices.problem(directory.path_of(name), lack)
             return None, 0
         batch = self._batch
         if not batch.tasks or batch.tasks[-1].directory is not directory:

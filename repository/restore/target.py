@@ -25,6 +25,9 @@ _NEEDS_ROOT: Final = frozenset({errno.EPERM, errno.EACCES, errno.EINVAL, errno.E
 """Answers to chown: not root; an owner that this user namespace does not know; a file system without owners."""
 _FOREIGN_XATTRS: Final = ("security.", "trusted.", "system.")
 """Namespaces that an ordinary user may not set, or that another file system does not have: passed over silently."""
+_TOO_LARGE_XATTR: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.E2BIG, errno.ERANGE})
+"""Answers to setxattr where the volume keeps less per file than the source did (ext4: 4 KiB). A disk that is really
+full says so again at the next write."""
 _TYPES: Final = {
     NodeKind.FIFO: stat.S_IFIFO,
     NodeKind.SOCKET: stat.S_IFSOCK,
@@ -104,7 +107,7 @@ class TargetDirectory:
         return self
 
     def release(self) -> None:
-        """Let go; the last one applies owner, mode and times, and closes. Raises TargetError."""
+        """Let go; the last one applies owner, mode and times, and closes. Raises TargetError once that is done."""
         directory: TargetDirectory | None = self
         problem: TargetError | None = None
         while directory is not None:
@@ -114,7 +117,9 @@ class TargetDirectory:
                     break
             try:
                 if directory._inode is not None:
-                    directory._attributes.apply(directory.fd, directory._inode)
+                    lack = directory._attributes.apply(directory.fd, directory._inode)
+                    if lack:
+                        problem = problem or TargetError(lack)
             except TargetError as error:
                 problem = problem or error
             finally:
@@ -163,8 +168,11 @@ class TargetDirectory:
         except OSError as error:
             raise failure(error) from error
 
-    def make_special(self, name: bytes, inode: Inode) -> None:
-        """A symlink, FIFO, socket or device, with its attributes, in place of what stands under the name."""
+    def make_special(self, name: bytes, inode: Inode) -> str:
+        """A symlink, FIFO, socket or device, with its attributes, in place of what stands under the name.
+
+        Returns what of it is missing, as `Attributes.apply`.
+        """
         temporary = temporary_name()
         try:
             if inode.kind is NodeKind.SYMLINK:
@@ -175,7 +183,7 @@ class TargetDirectory:
             if error.errno == errno.EPERM and inode.kind in (NodeKind.CHARACTER, NodeKind.BLOCK):
                 raise TargetError("only root may make a device") from error
             raise failure(error) from error
-        self._finish(temporary, name, lambda: self._attributes.apply_to_name(self.fd, temporary, inode))
+        return self._finish(temporary, name, lambda: self._attributes.apply_to_name(self.fd, temporary, inode))
 
     def make_link(self, name: bytes, source: "TargetDirectory", source_name: bytes) -> None:
         """One more name for the file `source_name` in `source`."""
@@ -184,7 +192,7 @@ class TargetDirectory:
             os.link(source_name, temporary, src_dir_fd=source.fd, dst_dir_fd=self.fd, follow_symlinks=False)
         except OSError as error:
             raise failure(error) from error
-        self._finish(temporary, name, lambda: None)
+        self._finish(temporary, name, lambda: "")
         self.forget(temporary)  # still there where `name` was one of the file's names: such a rename does nothing
 
     def create_file(self, name: bytes) -> "TargetFile":
@@ -196,13 +204,14 @@ class TargetDirectory:
             raise failure(error) from error
         return TargetFile(self, fd, temporary, name, self._attributes)
 
-    def _finish(self, temporary: bytes, name: bytes, prepare: Callable[[], None]) -> None:
+    def _finish(self, temporary: bytes, name: bytes, prepare: Callable[[], str]) -> str:
         try:
-            prepare()
+            lack = prepare()
             self.rename(temporary, name)
         except BaseException:
             self.forget(temporary)
             raise
+        return lack
 
     def rename(self, temporary: bytes, name: bytes) -> None:
         try:
@@ -252,16 +261,17 @@ class TargetFile:
         except OSError as error:
             raise failure(error) from error
 
-    def finish(self, inode: Inode) -> None:
-        """Give it its length and attributes, and its name."""
+    def finish(self, inode: Inode) -> str:
+        """Give it its length and attributes, and its name. Returns what of it is missing, as `Attributes.apply`."""
         try:
             if inode.size != self._end:  # a hole at the end
                 os.ftruncate(self._fd, inode.size)
         except OSError as error:
             raise failure(error) from error
-        self._attributes.apply(self._fd, inode)
+        lack = self._attributes.apply(self._fd, inode)
         self._directory.rename(self._temporary, self._name)
         self._finished = True
+        return lack
 
 
 class Attributes:
@@ -269,6 +279,7 @@ class Attributes:
 
     What only root may do (owners, and xattrs outside `user.`) is passed over silently for others, as tar does;
     a file whose owner could not be set loses its setuid and setgid bits. Change times cannot be set on Linux.
+    Extended attributes that the volume has no place for are named in the answer; the file is there without them.
     """
 
     def __init__(self) -> None:
@@ -282,43 +293,52 @@ class Attributes:
             return
         self._inherited_acls = True
 
-    def apply(self, fd: int, inode: Inode) -> None:
-        """To an open file or directory."""
+    def apply(self, fd: int, inode: Inode) -> str:
+        """To an open file or directory. Returns what could not be set and should have been, in words; mostly empty."""
         try:
             mode = inode.mode if _chown(fd, inode) else inode.mode & 0o1777
-            self._set_xattrs(fd, inode)
+            lack = self._set_xattrs(fd, inode)
             os.fchmod(fd, mode)
             os.utime(fd, ns=(inode.atime_ns, inode.mtime_ns))
         except OSError as error:
             raise failure(error) from error
+        return lack
 
-    def apply_to_name(self, directory_fd: int, name: bytes, inode: Inode) -> None:
-        """To what must not be opened: symlinks, FIFOs, sockets, devices."""
+    def apply_to_name(self, directory_fd: int, name: bytes, inode: Inode) -> str:
+        """To what must not be opened: symlinks, FIFOs, sockets, devices. Returns as `apply`."""
         try:
             owned = _chown_name(directory_fd, name, inode)
-            self._set_xattrs(b"/proc/self/fd/%d/%s" % (directory_fd, name), inode)
+            lack = self._set_xattrs(b"/proc/self/fd/%d/%s" % (directory_fd, name), inode)
             if inode.kind is not NodeKind.SYMLINK:
                 os.chmod(name, inode.mode if owned else inode.mode & 0o1777, dir_fd=directory_fd)
             os.utime(name, ns=(inode.atime_ns, inode.mtime_ns), dir_fd=directory_fd, follow_symlinks=False)
         except OSError as error:
             raise failure(error) from error
+        return lack
 
-    def _set_xattrs(self, target: int | bytes, inode: Inode) -> None:
+    def _set_xattrs(self, target: int | bytes, inode: Inode) -> str:
         follow = isinstance(target, int)
         names = set()
+        homeless: list[str] = []
         for raw_name, value in inode.xattrs:
             name = os.fsdecode(raw_name)
             names.add(name)
             try:
                 os.setxattr(target, name, value, follow_symlinks=follow)
             except OSError as error:
-                if not name.startswith(_FOREIGN_XATTRS) and error.errno not in (errno.ENOTSUP, errno.ENOENT):
+                if error.errno in _TOO_LARGE_XATTR:
+                    homeless.append(name)
+                elif not name.startswith(_FOREIGN_XATTRS) and error.errno not in (errno.ENOTSUP, errno.ENOENT):
                     raise
         if self._inherited_acls and inode.kind is not NodeKind.SYMLINK:
             for name in (ACL_ACCESS, ACL_DEFAULT):
                 if name not in names:
                     with contextlib.suppress(OSError):
                         os.removexattr(target, name, follow_symlinks=follow)
+        if not homeless:
+            return ""
+        which = ", ".join(map(repr, homeless))
+        return f"restored without extended attributes that do not fit on this volume: {which}"
 
 
 def _chown(fd: int, inode: Inode) -> bool:

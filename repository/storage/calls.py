@@ -17,6 +17,7 @@ _FALLOC_FL_PUNCH_HOLE: Final = 2
 _SYNC_FILE_RANGE_WRITE: Final = 2
 _FS_IOC_GETFLAGS: Final = 0x80086601
 _FS_IOC_SETFLAGS: Final = 0x40086602
+_FS_COMPR_FL: Final = 0x00000004
 _FS_NOCOW_FL: Final = 0x00800000
 _STATFS_BYTES: Final = 256
 """More than any libc's struct statfs; only its first word, the type, is read."""
@@ -112,11 +113,14 @@ class Calls:
         return int.from_bytes(buffer.raw[: ctypes.sizeof(ctypes.c_long)], "little")
 
     def set_nocow(self, fd: int) -> None:
-        """`chattr +C`, which only an empty file accepts."""
-        flags = bytearray(8)
-        fcntl.ioctl(fd, _FS_IOC_GETFLAGS, flags)
-        wanted = int.from_bytes(flags[:4], "little") | _FS_NOCOW_FL
-        fcntl.ioctl(fd, _FS_IOC_SETFLAGS, wanted.to_bytes(8, "little"))
+        """`chattr +C`, which only an empty file accepts, and only without a `+c` (compress) from its directory."""
+        data = bytearray(8)
+        fcntl.ioctl(fd, _FS_IOC_GETFLAGS, data)
+        flags = int.from_bytes(data[:4], "little")
+        if flags & _FS_COMPR_FL:
+            flags &= ~_FS_COMPR_FL
+            fcntl.ioctl(fd, _FS_IOC_SETFLAGS, flags.to_bytes(8, "little"))
+        fcntl.ioctl(fd, _FS_IOC_SETFLAGS, (flags | _FS_NOCOW_FL).to_bytes(8, "little"))
 
     def flock(self, fd: int, operation: int) -> None:
         fcntl.flock(fd, operation)

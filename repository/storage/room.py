@@ -1,7 +1,13 @@
 """What the volume says about its room: the one `SpaceProbe` that is not scripted."""
 
+import os
+from typing import Final
+
 from repository.errors import VolumeError
 from repository.storage.volume import Volume
+
+KEPT_FROM_ALL_BLOCKS: Final = 4_096
+"""ext4 counts as free what it keeps for the ends of its own operations: 2 % of the volume, at most so many blocks."""
 
 
 class RoomProbe:
@@ -9,6 +15,7 @@ class RoomProbe:
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
+        self._privileged = os.geteuid() == 0
 
     def capacity_bytes(self) -> int:
         """All blocks of the volume."""
@@ -23,6 +30,14 @@ class RoomProbe:
         """What an ordinary user can still take (f_bavail), for root too."""
         figures = self._volume.statvfs()
         return figures.f_bavail * figures.f_frsize
+
+    def allocatable_bytes(self) -> int:
+        """What this process could take: root also has what is kept for root, but not what ext4 gives to nobody."""
+        figures = self._volume.statvfs()
+        blocks = figures.f_bavail
+        if self._privileged:
+            blocks = max(blocks, figures.f_bfree - KEPT_FROM_ALL_BLOCKS)
+        return blocks * figures.f_frsize
 
     def available_inodes(self) -> int:
         """Inodes an ordinary user can still take; 0 where the volume has no bound (see `capacity_inodes`)."""

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -13,6 +14,13 @@ class Run(Protocol):
     """Runs a command: exit code, standard output, standard error."""
 
     def __call__(self, *words: object) -> tuple[int, str, str]: ...
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's state directory: a test's own."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state" / "ballast"
 
 
 @pytest.fixture

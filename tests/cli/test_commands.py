@@ -12,9 +12,15 @@ from typing import Protocol
 
 import pytest
 
+from repository.format.catalog import SnapshotKind
+from repository.format.pack import pack_path
+from repository.ids import pack_of
+from repository.locate import locate
 from repository.lock import WriteLock
+from repository.repo import Repository
 from repository.storage.calls import SystemClock
 from repository.storage.volume import Volume
+from tests.support.repositories import SetClock, write_tree
 
 Json = dict[str, object]
 
@@ -155,6 +161,97 @@ def test_the_life_of_a_repository(run: Run, tmp_path: Path, files: Path) -> None
     assert code == 0 and "level" in out
 
 
+def test_diff_names_renames(run: Run, repo: Path, files: Path) -> None:
+    for name in ("a", "sub/b"):
+        os.utime(files / name, ns=(10**18, 10**18))
+    assert run("snapshot", "create", repo, files, "--name", "before")[0] == 0
+    (files / "sub").rename(files / "sup")
+    (files / "a").rename(files / "z")
+    os.chmod(files / "z", 0o600)
+    assert run("snapshot", "create", repo, files, "--name", "after")[0] == 0
+    what = f"before:{files}", f"after:{files}"
+    assert run("snapshot", "diff", repo, *what)[:2] == (0, "R sub/ -> sup/\nRm a -> z\n")
+    code, out, _ = run("snapshot", "diff", repo, *what, "--json")
+    changes = json.loads(out)
+    assert code == 0 and [(one["change"], one["old_path"], one["path"]) for one in changes] == [
+        ("renamed", "sub", "sup"), ("renamed", "a", "z"),
+    ]  # fmt: skip
+    assert set(changes[0]) == {"change", "path", "old_path", "content", "attributes", "before", "after"}
+
+
+@pytest.mark.logs("record.damaged")
+def test_damage_leaves_valid_json_and_names_files(run: Run, repo: Path, files: Path) -> None:
+    assert run("snapshot", "create", repo, files, "--name", "before")[0] == 0
+    (files / "a").unlink()
+    (files / "c").write_bytes(b"new")
+    assert run("snapshot", "create", repo, files, "--name", "after")[0] == 0
+    with Repository.open(repo, writable=False) as opened:
+        content = locate(opened, f"before:{files}/sub").inode.directory.content
+        listing = locate(opened, f"after:{files}").inode.directory.content
+        assert content is not None and listing is not None
+        chunk = opened.reader.extents(inode := locate(opened, f"before:{files}/sub/b").inode, 0, inode.size)[0].chunk
+        places = [opened.store.copies(one)[0] for one in (chunk, listing)]
+    for place in places:
+        with (repo / pack_path(pack_of(place.number))).open("r+b") as pack:
+            pack.seek(place.offset + 70)
+            byte = pack.read(1)
+            pack.seek(place.offset + 70)
+            pack.write(bytes((byte[0] ^ 1,)))
+    code, out, err = run("snapshot", "diff", repo, "before", "after", "--json")
+    assert code == 1 and isinstance(json.loads(out), list) and len(err.splitlines()) == 1
+    code, out, _ = run("check", repo, "--read-data", "--json")
+    report = loaded(out)
+    assert code == 1 and set(report) == {
+        "sound", "packs", "records", "snapshots", "read_bytes", "findings", "affected",
+    }  # fmt: skip
+    assert report["affected"] == [
+        {"path": f"{files}/", "snapshots": ["after"], "what": "it cannot be listed to its end"},
+        {
+            "path": f"{files}/sub/b",
+            "snapshots": ["before"],
+            "what": "1 of its chunks cannot be read, the first at byte 0",
+        },
+    ]
+    code, out, _ = run("check", repo, "--read-data")
+    assert code == 1 and f"affected: {files}/sub/b in before: 1 of its chunks" in out
+
+
+def test_a_pinned_snapshot_keeps_its_name_as_in_a_mount(run: Run, repo: Path, files: Path) -> None:
+    assert run("snapshot", "create", repo, files, "--name", "kept")[0] == 0
+    assert run("snapshot", "pin", repo, "kept")[0] == 0
+    code, out, err = run("snapshot", "rename", repo, "kept", "other")
+    assert (code, out) == (1, "") and "'kept' is pinned; unpin it first" in err and len(err.splitlines()) == 1
+    assert run("snapshot", "rename", repo, "kept", "kept")[0] == 0, "nothing is asked for"
+    assert run("snapshot", "unpin", repo, "kept")[0] == 0
+    assert run("snapshot", "rename", repo, "kept", "other")[0] == 0
+    assert [one["name"] for one in listed(run, repo)] == ["other"]
+
+
+def test_a_provisional_snapshot_is_in_the_json_and_in_the_table_on_request(run: Run, repo: Path, files: Path) -> None:
+    assert run("snapshot", "create", repo, files, "--name", "mine")[0] == 0
+    clock = SetClock(2_000_000_000_000_000_000)
+    with Repository.open(repo, writable=True, clock=clock) as opened, opened.store.lease() as lease:
+        tree = write_tree(opened, {"f": b"x"}, lease, source="live")
+        opened.publish(tree, lease, name="soon replaced", kind=SnapshotKind.PROVISIONAL)
+    assert [(one["name"], one["kind"]) for one in listed(run, repo)] == [
+        ("mine", "named"), ("soon replaced", "provisional"),
+    ]  # fmt: skip
+    assert [one["name"] for one in listed(run, repo, "--all")] == ["mine", "soon replaced"]
+    code, out, _ = run("snapshot", "list", repo)
+    assert code == 0 and "mine" in out and "soon replaced" not in out
+    code, out, _ = run("snapshot", "list", repo, "--all")
+    assert code == 0 and "soon replaced" in out and "provisional" in out
+
+
+def test_a_path_that_is_left_out_makes_no_snapshot(run: Run, repo: Path, files: Path) -> None:
+    for path in (repo, repo / "packs"):
+        code, out, err = run("snapshot", "create", repo, path)
+        assert (code, out) == (2, "") and "it lies in the repository itself" in err and len(err.splitlines()) == 1
+    assert listed(run, repo) == []
+    code, _, err = run("snapshot", "create", repo, files, repo)
+    assert code == 3 and err == f"{repo}: it lies in the repository itself\n"
+
+
 def test_the_reserve(run: Run, repo: Path, files: Path) -> None:
     code, out, _ = run("reserve", "status", repo, "--json")
     assert code == 0 and loaded(out)["whole"] is True
@@ -293,19 +390,3 @@ def test_names_that_are_no_text_can_be_shown(run: Run, repo: Path, files: Path) 
     assert code == 0 and "\\xff\\x1b" in out
     code, out, _ = run("snapshot", "diff", repo, "sub:/", "odd:/", "--json")
     assert any(os.fsencode(one["path"]).endswith(b"\xff\x1b") for one in json.loads(out))
-
-
-def test_no_space_is_28_and_leaves_a_sound_repository(run: Run, tmp_path: Path, files: Path) -> None:
-    repo = tmp_path / "small"
-    assert run("init", repo, "--reserve", "1M", "--headspace", "0", "--quota", "30M")[0] == 0
-    assert run("snapshot", "create", repo, files, "--name", "fits")[0] == 0
-    (files / "too-large").write_bytes(os.urandom(40_000_000))
-    code, out, err = run("snapshot", "create", repo, files)
-    assert (code, out) == (28, "") and len(err.splitlines()) == 1
-    assert [one["name"] for one in listed(run, repo)] == ["fits"]
-    assert run("check", repo, "--read-data")[0] == 0
-    code, out, _ = run("gc", repo, "--safety", "none", "--json")
-    freed = loaded(out)["freed_bytes"]
-    assert code == 0 and isinstance(freed, int) and freed > 10_000_000
-    (files / "too-large").unlink()
-    assert run("snapshot", "create", repo, files)[0] == 0

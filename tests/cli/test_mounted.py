@@ -55,6 +55,18 @@ def test_commands_beside_a_mount(mounted: tuple[Path, Path], tmp_path: Path) -> 
     assert (mnt / "snapshots" / "back" / files.relative_to("/") / "a").read_bytes() == b"one"
     code, out, _ = ballast("gc", repo, "--safety", "none", "--json")
     assert code == 0 and json.loads(out)["dry_run"] is False
+    assert (json.loads(out)["safety"], json.loads(out)["emergency"]) == ("none", False)
+    code, out, err = ballast("reserve", "release", repo)
+    assert (code, out) == (11, "") and "it lends the reserve and gives it back by itself, or unmount it first" in err
+    assert ballast("reserve", "status", repo)[0] == 0
+    assert ballast("restore", repo, f"back:{files}", mnt / "live" / "restored")[0] == 0
+    assert (mnt / "live" / "restored" / "a").read_bytes() == b"one"
+    assert ballast("snapshot", "pin", repo, "back")[0] == 0
+    code, _, err = ballast("snapshot", "rename", repo, "back", "other")
+    assert code == 1 and "pinned" in err and (mnt / "snapshots" / "back").is_dir()
+    assert ballast("snapshot", "unpin", repo, "back")[0] == 0
+    assert ballast("snapshot", "delete", repo, "second", "--json")[0] == 0
+    assert ballast("snapshot", "undelete", repo, "second")[0] == 0
     code, out, _ = ballast("status", repo, "--json")
     assert code == 0 and json.loads(out)["mount"]["mountpoint"] == str(mnt)
     assert ballast("check", repo)[0] == 0
@@ -68,3 +80,23 @@ def test_commands_beside_a_mount(mounted: tuple[Path, Path], tmp_path: Path) -> 
     assert ballast("check", repo, "--read-data")[0] == 0
     code, out, _ = ballast("snapshot", "list", repo, "--json")
     assert {"second", "back"} <= {one["name"] for one in json.loads(out)}
+
+
+@pytest.mark.mount
+def test_an_unmount_does_not_wait_for_a_container_that_has_a_copy(mounted: tuple[Path, Path]) -> None:
+    """Every mount namespace made while we are mounted holds one, and with it the connection."""
+    repo, mnt = mounted
+    (mnt / "live" / "mine").write_bytes(b"mine")
+    command = ["unshare", "--mount", "--propagation", "private", "--kill-child", "--fork", "cat"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as container:
+        assert container.stdin is not None and container.stdout is not None
+        container.stdin.write(b"ready\n")
+        container.stdin.flush()
+        assert container.stdout.readline() == b"ready\n", "the namespace is there"
+        assert ballast("umount", mnt) == (0, "Safe to remove.\n", "")
+        assert container.poll() is None
+        assert ballast("check", repo, "--read-data")[0] == 0
+        container.stdin.close()
+        container.wait(timeout=30)
+    code, out, _ = ballast("snapshot", "list", repo, "--json")
+    assert code == 0 and len(json.loads(out)) == 2

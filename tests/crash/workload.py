@@ -15,6 +15,7 @@ from repository.format.inode import NodeKind
 from repository.ids import SnapshotId
 from repository.intent import INTENT_FILE, IntentFile
 from repository.live import attributes, names, writing
+from repository.packs.spare import found_spare, unfound_spare
 from repository.policy.collect import Safety
 from repository.repo import Repository, read_config
 from repository.storage.volume import Volume
@@ -53,6 +54,8 @@ def _replace_files(path: Path, volume: Volume, config: Config, slots: int) -> No
     (path / CONFIG_NAME).write_bytes(config.encode())
     Catalog.create(volume, config.seed, Head(), slots=slots)
     IntentFile.create(volume, config.seed)
+    unfound_spare(volume)
+    found_spare(volume, config, config.created_ns)
 
 
 class Workload:

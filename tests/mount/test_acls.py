@@ -112,7 +112,6 @@ def test_default_acls_are_inherited(place: Path) -> None:
     assert acl(place / "dir" / "later") == {"user::rw-", "group::r--", "other::r--"}
 
 
-@pytest.mark.xfail(reason="the kernel applies the umask first: FUSE_DONT_MASK is asked for at INIT, out of our reach")
 def test_a_default_acl_stands_in_for_the_umask(place: Path) -> None:
     """As on a local disk, where a directory's default ACL takes the umask's place (acl(5), umask(2))."""
     (place / "dir").mkdir()

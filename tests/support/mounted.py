@@ -111,7 +111,11 @@ def is_mounted(path: Path) -> bool:
 class Mounted:
     """A mount with its daemon. Use `mounted()` or the fixtures: they clean up."""
 
-    def __init__(self, repository: Path, mountpoint: Path, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, repository: Path, mountpoint: Path, options: Sequence[str] = (), program: Sequence[str] = (BALLAST,)
+    ) -> None:
+        """`program` serves the mount, given the words of `ballast mount`."""
+        self.program = tuple(program)
         self.repository = repository
         self.path = mountpoint
         self.live = mountpoint / "live"
@@ -133,7 +137,7 @@ class Mounted:
         begun = self._log_bytes()
         with self.log.open("ab") as log, self.said.open("ab") as said:
             self._process = subprocess.Popen(
-                [BALLAST, "mount", str(self.repository), str(self.path), "--foreground", *self.options],
+                [*self.program, "mount", str(self.repository), str(self.path), "--foreground", *self.options],
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=log,

@@ -33,6 +33,10 @@ class SyncLive:
         self.journal = JournalWriter(self.store, self.repository.clock, mark)
         self.chunker = Chunker(self.repository.config.chunker)
         self.leases = (self.store.lease(), self.store.lease())
+        self._job: writing.Job | None = None
+        self._captured: journaling.Capture | None = None
+        self._stuck: Frozen | None = None
+        """What was being written when something failed: it goes first the next time."""
 
     def resolve(self, path: tuple[bytes, ...]) -> FileId:
         """The file id of a path that exists."""
@@ -47,28 +51,39 @@ class SyncLive:
 
     def store_runs(self) -> None:
         """Everything in memory becomes chunks."""
-        while (job := writing.take(self.tree, self.chunker, final=True)) is not None:
+        while (job := self._job or writing.take(self.tree, self.chunker, final=True)) is not None:
+            self._job = job
             writing.land(self.tree, job, writing.run_job(job, self.store, self.chunker, self.leases[0]))
+            self._job = None
 
     def flush(self) -> None:
         """What fsync does."""
         self.store_runs()
-        captured = journaling.capture(self.tree)
-        if captured.count:
-            self.journal.write(journaling.changes_of(captured), self.leases[1], self.tree.base.serial)
+        while (captured := self._captured or journaling.capture(self.tree)).count:
+            self._captured = captured
+            with self.store.closing():
+                self.journal.write(journaling.changes_of(captured), self.leases[1], self.tree.base.serial)
+            self._captured = None
         self.store.sync()
 
     def commit(self, kind: SnapshotKind | None = SnapshotKind.IMPLICIT, name: str | None = None) -> Slot | None:
         """What a snapshot does."""
+        if self._stuck is not None:
+            self._write(self._stuck, None, None)
         self.flush()
-        nodes, gone = self.tree.freeze()
         floor = self.journal.floor()
+        nodes, gone = self.tree.freeze()
         leases = self.leases
         self.leases = (self.store.lease(), self.store.lease())
         frozen = Frozen(nodes, gone, leases, self.tree.next_file_id, self.journal.mark, floor)
+        return self._write(frozen, kind, name)
+
+    def _write(self, frozen: Frozen, kind: SnapshotKind | None, name: str | None) -> Slot | None:
+        self._stuck = frozen
         outcome = self.head.commit(frozen, self.tree.base, kind, name)
         self.tree.install(outcome.base, outcome.inodes)
-        for lease in leases:
+        self._stuck = None
+        for lease in frozen.leases:
             lease.close()
         return outcome.slot
 

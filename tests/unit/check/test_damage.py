@@ -11,12 +11,16 @@ import pytest
 
 from repository.bitmaps import store_bitmap
 from repository.check.report import Severity
+from repository.errors import DamagedError
 from repository.format.catalog import HEAD_SLOT, copy_offset
 from repository.format.pack import pack_path
 from repository.format.record import RecordKind
+from repository.ids import RecordId, pack_of
+from repository.locate import locate
 from repository.repo import Repository
 from repository.units import KIB
 from tests.support.repositories import SetClock, make, open_for_reading, open_for_writing, publish
+from tests.support.sources import age, store
 from tests.support.stores import noise
 
 FILES: Final = {f"f{number}": noise(number, 50 * KIB) for number in range(4)}
@@ -155,6 +159,85 @@ def test_damage_is_found_and_named(
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
     assert any(finding.severity is severity and words in finding.place for finding in report.findings), report.text()
     assert report.is_sound is (severity is Severity.WARNING), report.text()
+
+
+def spot_of(repository: Repository, record_id: RecordId) -> Spot:
+    """The payload of one record."""
+    (place,) = repository.store.copies(record_id)
+    return Spot(pack_path(pack_of(place.number)), place.offset + 64, place.stored_length - 64)
+
+
+@pytest.mark.logs("record.damaged")
+def test_the_files_that_lost_something_are_named(tmp_path: Path, memory_folder: Path) -> None:
+    """By their paths, in all snapshots that have them; not those of a chunk that is somewhere else too."""
+    clock, files, path = SetClock(), tmp_path / "files", memory_folder / "repository"
+    make(path, clock)
+    (files / "deep").mkdir(parents=True)
+    for number, name in enumerate(("deep/one", "deep/two", "other", "gone")):
+        (files / name).write_bytes(noise(number, 50 * KIB))
+    (files / "deep" / "again").write_bytes(noise(0, 50 * KIB))
+    os.link(files / "other", files / "deep" / "linked")
+    (files / "large").write_bytes(noise(9, 4000 * KIB))
+    age(files)
+    with open_for_writing(path, clock) as repository:
+        store(repository, files, name="a")
+        (files / "gone").unlink()
+        store(repository, files, name="b")
+        repository.delete(store(repository, files / "deep", name="c")[0].slot)
+    at = str(files).encode()
+    with open_for_reading(path, clock) as repository:
+        large = locate(repository, f"a:{files}/large").inode
+        lost = [extent.chunk for extent in repository.reader.extents(large, 0, large.size)][1:3]
+        offset = repository.reader.extents(large, 0, large.size)[1].offset
+        for name in ("deep/one", "other", "gone"):
+            inode = locate(repository, f"a:{files}/{name}").inode
+            lost += [extent.chunk for extent in repository.reader.extents(inode, 0, inode.size)]
+        spots = [spot_of(repository, one) for one in lost]
+        assert repository.check(read_data=True).affected == ()
+    for spot in spots:
+        flip(path, spot)
+    with open_for_reading(path, clock) as repository:
+        report = repository.check(read_data=True)
+    one = "1 of its chunks cannot be read, the first at byte 0"
+    assert {(found.path, found.what, found.snapshots) for found in report.affected} == {
+        (at + b"/deep/one", one, ("a", "b", "c (deleted)")),
+        (at + b"/deep/again", one, ("a", "b", "c (deleted)")),
+        (at + b"/deep/linked", one, ("a", "b", "c (deleted)")),
+        (at + b"/other", one, ("a", "b")),
+        (at + b"/gone", one, ("a",)),
+        (at + b"/large", f"2 of its chunks cannot be read, the first at byte {offset}", ("a", "b")),
+    }
+    assert f"affected: {files}/gone in a: {one}" in report.text()
+
+    # A later put of the same bytes heals what it brings.
+    (files / "deep" / "new").write_bytes(noise(0, 50 * KIB))
+    with open_for_writing(path, clock) as repository:
+        for record_id in lost:
+            with pytest.raises(DamagedError):
+                repository.store.read(record_id)
+        store(repository, files / "deep" / "new")
+        healed = {found.path for found in repository.check(read_data=True).affected}
+    assert healed == {at + b"/deep/linked", at + b"/other", at + b"/gone", at + b"/large"}
+
+
+@pytest.mark.logs("record.damaged")
+def test_a_listing_that_cannot_be_read_is_named(tmp_path: Path, memory_folder: Path) -> None:
+    clock, files, path = SetClock(), tmp_path / "files", memory_folder / "repository"
+    make(path, clock)
+    for name in ("damaged\n/a", "sound/b"):
+        (files / name).parent.mkdir(parents=True)
+        (files / name).write_bytes(name.encode())
+    with open_for_writing(path, clock) as repository:
+        store(repository, files, name="a")
+        content = locate(repository, f"a:{files}/damaged\n").inode.directory.content
+        assert content is not None
+        spot = spot_of(repository, content)
+    flip(path, spot)
+    with open_for_reading(path, clock) as repository:
+        report = repository.check()
+    found = str(files).encode() + b"/damaged\n/"
+    assert [(one.path, one.what) for one in report.affected] == [(found, "it cannot be listed to its end")]
+    assert f"affected: {files}/damaged\\n/ in a" in report.text()
 
 
 @pytest.mark.parametrize("name", ["lock", "intent", "events"])

@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,18 @@ REPOSITORY_COMMANDS = [
     ["mount", "R", "M", "--settle", "2s", "--max-age", "2h", "--auto-delete", "--min-snapshots", "3", "--keep-all"],
     ["umount", "M"],
     ["snapshot", "create", "R", "a", "b", "--name", "N", "--one-file-system", "--exclude-caches", "--json"],
+    [
+        "snapshot",
+        "create",
+        "R",
+        "a",
+        "--auto-delete",
+        "--min-snapshots",
+        "0",
+        "--deletion-exponent",
+        "1.5",
+        "--no-estimate",
+    ],
     ["snapshot", "list", "R"],
     ["snapshot", "delete", "R", "x", "y", "--dry-run"],
     ["snapshot", "undelete", "R", "x"],
@@ -60,7 +73,11 @@ def test_patterns_keep_their_order() -> None:
         ["mount", "R", "M", "--settle", "soon"],
         ["restore", "R", "S", "D", "--merge", "--overwrite"],
         ["gc", "R", "--safety", "some"],
+        ["snapshot", "list", "R", "--all", "--trash"],
         ["mount", "R", "M", "--min-snapshots", "-1"],
+        ["snapshot", "create", "R", "p", "--deletion-exponent", "-1"],
+        ["snapshot", "create", "R", "p", "--deletion-exponent", "nan"],
+        ["snapshot", "create", "R", "p", "--deletion-exponent", "much"],
     ],
 )
 def test_wrong_words_end_with_2_and_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,6 +85,26 @@ def test_wrong_words_end_with_2_and_one_line(words: list[str], capsys: pytest.Ca
         build_parser().parse_args(words)
     assert ended.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_plain_command_loads_neither_the_loop_nor_the_mount(tmp_path: Path) -> None:
+    """They cost more than most commands take, and pyfuse3 may not be there."""
+    code = (
+        "import sys; from fusefs.cli.main import main\n"
+        "repo, files, out = sys.argv[1:]\n"
+        "for words in (['init', repo, '--reserve', '1M', '--headspace', '0'], ['snapshot', 'create', repo, files, "
+        "'--name', 'a'], ['snapshot', 'list', repo], ['snapshot', 'diff', repo, 'a', 'a'], ['status', repo], "
+        "['gc', repo, '--dry-run'], ['gc', repo], ['reserve', 'status', repo], ['check', repo], "
+        "['snapshot', 'delete', repo, 'a', '--dry-run'], ['restore', repo, 'a', out], "
+        "['snapshot', 'delete', repo, 'a']):\n"
+        "    assert main(words) == 0, words\n"
+        "heavy = {'trio', 'pyfuse3', 'asyncio'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    (tmp_path / "files").mkdir()
+    paths = [str(tmp_path / name) for name in ("repo", "files", "out")]
+    done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_help_needs_nothing_heavy() -> None:

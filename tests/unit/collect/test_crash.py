@@ -135,7 +135,7 @@ def test_after_a_power_cut(recorded: tuple[Path, list[Operation], int], tmp_path
         ("create", 2),
     ],
 )
-@pytest.mark.logs("store.failed", "catalog.mirror_failed", "events.not_written", "pack.not_sealed")
+@pytest.mark.logs("store.failed", "catalog.mirror_failed", "events.not_written", "pack.not_sealed", "pack.no_stub")
 def test_after_a_failed_call(tmp_path: Path, name: str, nth: int, number: int) -> None:
     """The nth call fails, the process gives up there; what it acknowledged is there, and everything goes on."""
     path, clock = tmp_path / "r", SetClock()

@@ -173,4 +173,4 @@ def test_the_gain_of_some_deaths_is_the_difference_of_two_plans(records: list[tu
 def _first_hole(facts: PackFacts, kept: BitMap64) -> list[int]:
     """Block offsets (less one block) within a dead range, if there is one."""
     plan = plan_collection([facts], kept, now_ns=NOW, safety=Safety.NONE, block_bytes=BLOCK)
-    return [-(-cut.punch.offset // BLOCK) * BLOCK - 4096 for cut in plan.cuts[:1]]
+    return [-(-cut.punch.offset // BLOCK) * BLOCK - 4096 for cut in list(plan.cuts)[:1]]

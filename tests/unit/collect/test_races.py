@@ -9,6 +9,7 @@ import pytest
 from pyroaring import BitMap64
 
 from repository.errors import BallastError, NoSuchSnapshotError
+from repository.planning import Wish
 from repository.policy.collect import Safety
 from repository.repo import Repository
 from repository.units import KIB
@@ -66,18 +67,18 @@ def test_a_snapshot_published_after_the_roots_were_read_is_spared(
     publish(repository, files, "old")
     publish(repository, {"other": noise(77, 100 * KIB)}, "other")
     repository.delete(repository.find("old"))
-    collector = repository.collector
-    real = collector._plan
+    planner = repository.collector.planner
+    real = planner.plan_from
     once = [True]
 
-    def plan(kept: BitMap64, safety: Safety, *, sealed_only: bool = False) -> object:
-        made = real(kept, safety, sealed_only=sealed_only)
+    def plan(kept: BitMap64, wish: Wish) -> object:
+        made = real(kept, wish)
         if once:
             once.pop()
             publish(repository, files, "new")
         return made
 
-    monkeypatch.setattr(collector, "_plan", plan)
+    monkeypatch.setattr(planner, "plan_from", plan)
     repository.gc(safety=Safety.NONE)
     assert not once
     assert read_files(repository, repository.find("new")) == files

@@ -479,3 +479,51 @@ def test_a_deep_tree(repo: Repository, files: Path, tmp_path: Path) -> None:
     again, _ = store(repo, files)
     assert again.stored_bytes == 0
     shutil.rmtree(files)
+
+
+def test_a_file_with_too_many_attributes_is_unreadable_and_a_directory_keeps_its_content(
+    repo: Repository, memory_folder: Path
+) -> None:
+    files = memory_folder / "files"
+    (files / "directory").mkdir(parents=True)
+    for name in ("file", "other", "directory/in"):
+        (files / name).write_bytes(b"x")
+    try:
+        for number in range(17):
+            for name in ("file", "directory"):
+                os.setxattr(files / name, f"user.{number}", bytes(65_536))
+    except OSError as error:
+        pytest.skip(f"{memory_folder} keeps no large attributes: {error}")
+    for _ in range(2):
+        created, told = store(repo, files)
+        assert {path for path, why in told.problems if "extended attributes take more than 1 MiB" in why} == {
+            os.fsencode(files / "file"),
+            os.fsencode(files / "directory"),
+        }
+        assert names_in(repo, created.slot, files) == ["directory", "other"]
+        assert names_in(repo, created.slot, files / "directory") == ["in"]
+
+
+def test_a_named_path_that_is_left_out_makes_no_snapshot(repo: Repository, files: Path) -> None:
+    """An empty snapshot would look like a success."""
+    (files / "a").write_bytes(b"x")
+    inside = repo.path / "packs"
+    for paths in ([repo.path], [inside], [inside / "00"]):
+        with pytest.raises(UsageError, match="it lies in the repository itself"):
+            store(repo, *paths)
+    with pytest.raises(UsageError, match="a Ballast mount"):
+        store(repo, files, mounts=frozenset((os.fsencode(files.parent),)))
+    assert repo.snapshots.present() == []
+    created, told = store(repo, files, inside)
+    assert told.problems == [(os.fsencode(inside), "it lies in the repository itself")]
+    assert stored_inode(repo, created.slot, files / "a") is not None
+    assert created.slot.source == f"{socket.gethostname()}:{files}"
+
+
+def test_a_symlink_to_the_repository_is_stored_as_what_it_is(repo: Repository, files: Path) -> None:
+    (files / "to-repo").symlink_to(repo.path)
+    created, told = store(repo, files / "to-repo")
+    inode = stored_inode(repo, created.slot, files / "to-repo")
+    assert inode is not None and inode.target == os.fsencode(repo.path) and told.problems == []
+    with pytest.raises(UsageError, match="it lies in the repository itself"):
+        store(repo, files / "to-repo" / "packs")

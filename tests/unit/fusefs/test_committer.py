@@ -20,6 +20,7 @@ class Live:
         self.now = Activity()
         self.commits: list[tuple[float, SnapshotKind, str | None]] = []
         self.failures = 0
+        self.full = False
         self._changed = trio.Event()
 
     def change(self) -> None:
@@ -34,6 +35,9 @@ class Live:
 
     def activity(self) -> Activity:
         return self.now
+
+    def may_commit(self) -> bool:
+        return not self.full
 
     async def wait_for_change(self) -> None:
         self._changed = trio.Event()

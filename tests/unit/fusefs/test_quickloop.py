@@ -55,7 +55,7 @@ async def test_who_gives_up_waiting_leaves_the_lock_to_the_next() -> None:
 async def test_a_busy_device_does_not_starve_the_other_tasks() -> None:
     reading, writing = os.pipe()
     os.write(writing, b"x")
-    quick = _QuickLowlevel()
+    quick = _QuickLowlevel(None)
     turns = 0
 
     async def other() -> None:

@@ -2,14 +2,16 @@
 
 import errno
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from repository.errors import NoRepositoryError, NoSpaceError, UsageError, VolumeError
+from repository.errors import NoRepositoryError, NoSpaceError, UsageError
 from repository.policy.collect import Safety
 from repository.policy.levels import Level, Room, level_of
 from repository.repo import Repository
+from repository.storage.calls import Calls
 from repository.units import GB, GIB, KIB, MIB
 from tests.support.calls import Fault, FaultyCalls
 from tests.support.repositories import SetClock, make, open_for_reading, open_for_writing, publish
@@ -58,14 +60,6 @@ def test_init_that_meets_a_full_disk_leaves_nothing(tmp_path: Path, clock: SetCl
         make(path, clock, calls=calls)
     calls.check()
     assert not path.exists()
-
-
-@pytest.mark.parametrize(("call", "volume_class"), [("punch", "punch"), ("fallocate", "allocate")])
-def test_init_refuses_other_classes_of_volumes(tmp_path: Path, clock: SetClock, call: str, volume_class: str) -> None:
-    calls = FaultyCalls(faults=[Fault(call, errno.EOPNOTSUPP, times=99)])
-    with pytest.raises(VolumeError, match=volume_class):
-        make(tmp_path / "r", clock, calls=calls)
-    assert not (tmp_path / "r").exists()
 
 
 def test_no_repository(tmp_path: Path) -> None:
@@ -167,3 +161,69 @@ def test_one_gigabyte_is_critical_from_twenty_on() -> None:
 def test_inodes_count_too() -> None:
     assert level_of(Room(100 * GIB, 90 * GIB, 1000, 40)) is Level.CRITICAL
     assert level_of(Room(100 * GIB, 90 * GIB, 0, 0)) is Level.HEALTHY
+
+
+class _Counting(Calls):
+    """Counts looks at files."""
+
+    def __init__(self) -> None:
+        self.looks: Counter[str] = Counter()
+
+    def stat(self, path: str) -> os.stat_result:
+        self.looks[os.path.basename(path)] += 1
+        return super().stat(path)
+
+
+def test_the_guard_looks_at_the_reserve_once_a_second(tmp_path: Path, clock: SetClock) -> None:
+    path, calls = tmp_path / "r", _Counting()
+    make(path, clock, reserve_bytes=RESERVE, quota_bytes=0)
+    with open_for_writing(path, clock, calls) as repository:
+        repository.space.require_growth(1 * MIB)
+        calls.looks.clear()
+        for _ in range(1000):
+            repository.space.require_growth(1 * MIB)
+        assert calls.looks["ballast.reserve"] <= 1
+        os.truncate(path / "ballast.reserve", 0)  # by somebody else
+        clock.pass_days(1)
+        with pytest.raises(NoSpaceError, match="reserve"):
+            repository.space.require_growth(1 * MIB)
+
+
+def test_the_guard_of_a_quota_looks_at_the_packs_now_and_then(tmp_path: Path, clock: SetClock) -> None:
+    path, calls = tmp_path / "r", _Counting()
+    make(path, clock, reserve_bytes=RESERVE)
+    with open_for_writing(path, clock, calls) as repository:
+        publish(repository, {"f": noise(1, 200 * KIB)}, "a")
+        calls.looks.clear()
+        for _ in range(60):
+            repository.space.require_growth(1 * MIB)
+        assert sum(looks for name, looks in calls.looks.items() if name.endswith(".pack")) <= 10
+
+
+def test_whether_room_is_really_there_is_tried_and_taken_back(tmp_path: Path, clock: SetClock) -> None:
+    path = tmp_path / "r"
+    make(path, clock, reserve_bytes=RESERVE)
+    calls = FaultyCalls()
+    with open_for_writing(path, clock, calls) as repository:
+        before = (path / "ballast.reserve").stat()
+        assert repository.space.fits(1 * MIB)
+        calls.faults.append(Fault("fallocate", errno.EDQUOT, path="ballast.reserve"))
+        assert not repository.space.fits(1 * MIB)
+        calls.check()
+        after = (path / "ballast.reserve").stat()
+        assert (after.st_size, after.st_blocks) == (before.st_size, before.st_blocks)
+        assert not repository.space.fits(1 << 60)
+
+
+def test_a_quota_that_is_used_up_climbs_and_the_trash_pays(tmp_path: Path, clock: SetClock) -> None:
+    path = tmp_path / "r"
+    make(path, clock, reserve_bytes=RESERVE, quota_bytes=60 * MIB)
+    with open_for_writing(path, clock) as repository:
+        for round_ in range(4):
+            files = {f"f{number}": noise(100 * round_ + number, 900 * KIB) for number in range(20)}
+            repository.delete(publish(repository, files, f"s{round_}"))
+        assert repository.space.used_bytes() <= 60 * MIB
+        assert repository.space.reserve().whole
+        told = [event for event in repository.events.events() if event.name == "recovery.done"]
+        assert told
+        assert {event.fields["outcome"] for event in told} == {"recovered"}

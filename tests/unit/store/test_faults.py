@@ -12,6 +12,7 @@ from repository.format.pack import Stream
 from repository.format.record import RecordKind
 from repository.ids import pack_of
 from repository.storage.volume import Volume
+from repository.store import RecordStore
 from repository.units import KIB, MIB
 from tests.support.calls import Fault, FaultyCalls, SmallVolumeCalls
 from tests.support.stores import new_volume, noise, open_store, put_noise
@@ -19,12 +20,25 @@ from tests.support.stores import new_volume, noise, open_store, put_noise
 pytestmark = pytest.mark.logs("store.failed")
 
 
+def _begun(root: Path, calls: FaultyCalls) -> RecordStore:
+    """A store whose packs are there: the next write is of a record."""
+    store = open_store(new_volume(root, calls))
+    put_noise(store, range(900, 901), 1000)
+    return store
+
+
+def _files(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / "packs").rglob("*.pack"))
+
+
 def test_no_room_for_a_pack_is_said_and_leaves_no_file(tmp_path: Path) -> None:
-    calls = FaultyCalls([Fault("fallocate", errno.ENOSPC)])
+    calls = FaultyCalls()
     store = open_store(new_volume(tmp_path, calls))
+    before = _files(tmp_path)
+    calls.faults.append(Fault("fallocate", errno.ENOSPC, times=2))  # for another spare pack, and for a segment
     with pytest.raises(NoSpaceError):
         store.claim(100, 1)
-    assert not list((tmp_path / "packs").rglob("*.pack"))
+    assert _files(tmp_path) == before
     store.forfeit(store.claim(100, 1))
     calls.check()
     assert not store.failed
@@ -33,28 +47,30 @@ def test_no_room_for_a_pack_is_said_and_leaves_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_write_without_room_is_no_failure_of_the_store(tmp_path: Path, number: int) -> None:
     """Copy-on-write volumes may refuse a write into allocated room. The batch is void; the next one is not."""
-    calls = FaultyCalls([Fault("pwritev", number, nth=2)])
-    store = open_store(new_volume(tmp_path, calls))
+    calls = FaultyCalls()
+    store = _begun(tmp_path, calls)
+    calls.faults.append(Fault("pwritev", number))
     lease = store.lease()
     with pytest.raises(NoSpaceError):
         store.put(RecordKind.CHUNK, [noise(1, 1000)], lease)
     (stored,) = store.put(RecordKind.CHUNK, [noise(1, 1000)], lease)
     assert stored.new
-    assert stored.number == 1, "the place of the failed record stays empty"
+    assert stored.number == 2, "the place of the failed record stays empty"
     assert store.read(stored.id).payload == noise(1, 1000)
     directory = store.directory(pack_of(stored.number))
-    assert directory.kind.tolist() == [0, RecordKind.CHUNK]
+    assert directory.kind.tolist() == [RecordKind.CHUNK, 0, RecordKind.CHUNK]
     store.close()
     again = open_store(Volume(tmp_path), writable=False)
-    assert again.directory(pack_of(stored.number)).kind.tolist() == [0, RecordKind.CHUNK]
+    assert again.directory(pack_of(stored.number)).kind.tolist() == directory.kind.tolist()
     assert again.read(stored.id).payload == noise(1, 1000)
     calls.check()
 
 
 def test_a_failed_write_ends_writing_but_not_reading(tmp_path: Path) -> None:
-    calls = FaultyCalls([Fault("pwritev", errno.EIO, nth=3)])
+    calls = FaultyCalls()
     store = open_store(new_volume(tmp_path, calls))
     ids = put_noise(store, range(3), 1000)
+    calls.faults.append(Fault("pwritev", errno.EIO))
     with pytest.raises(VolumeError):
         put_noise(store, range(3, 6), 1000)
     assert store.failed
@@ -87,8 +103,9 @@ def test_a_failed_sync_is_never_tried_again(tmp_path: Path) -> None:
 
 
 def test_short_writes_and_reads_are_continued(tmp_path: Path) -> None:
-    calls = FaultyCalls([Fault("pwritev", nth=2, short=700), Fault("pread", short=100)])
-    store = open_store(new_volume(tmp_path, calls))
+    calls = FaultyCalls()
+    store = _begun(tmp_path, calls)
+    calls.faults += [Fault("pwritev", short=700), Fault("pread", short=100)]
     ids = put_noise(store, range(5), 1000)
     for seed, record_id in ids.items():
         assert store.read(record_id).payload == noise(seed, 1000)
@@ -113,12 +130,13 @@ def test_an_unreadable_record_is_stored_anew_by_the_same_bytes(tmp_path: Path) -
 
 def test_who_met_an_id_whose_writing_failed_stores_it_again(tmp_path: Path) -> None:
     """Thread B looks an id up that thread A is writing; A's write fails with ENOSPC; B must not trust A's place."""
-    calls = FaultyCalls([Fault("pwritev", errno.ENOSPC, nth=2)])
-    store = open_store(new_volume(tmp_path, calls))
+    calls = FaultyCalls()
+    store = _begun(tmp_path, calls)
+    calls.faults.append(Fault("pwritev", errno.ENOSPC))
     reached, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:
-        if threading.current_thread() is first and not go_on.is_set() and calls.faults[0].seen == 1:
+        if threading.current_thread() is first and not go_on.is_set():
             reached.set()
             go_on.wait()
 
@@ -175,7 +193,7 @@ def test_claimed_bytes_have_a_home_on_a_full_volume(tmp_path: Path) -> None:
 
 
 def test_a_full_stream_uses_the_room_of_others(tmp_path: Path) -> None:
-    calls = SmallVolumeCalls(room_bytes=4 * MIB)
+    calls = SmallVolumeCalls(room_bytes=8 * MIB)
     store = open_store(new_volume(tmp_path, calls))
     claim = store.claim(2 * MIB, 100)
     calls.room_bytes = 0
@@ -198,7 +216,7 @@ def test_sealing_keeps_claimed_room(tmp_path: Path) -> None:
 
 @pytest.mark.logs("pack.not_sealed")
 def test_sealing_leaves_a_pack_open_that_claims_need_on_a_full_volume(tmp_path: Path) -> None:
-    calls = SmallVolumeCalls(room_bytes=4 * MIB)
+    calls = SmallVolumeCalls(room_bytes=8 * MIB)
     store = open_store(new_volume(tmp_path, calls))
     claim = store.claim(1 * MIB, 100)
     ids = put_noise(store, range(10), 20 * KIB)

@@ -77,7 +77,7 @@ def test_puts_syncs_seals_collections_and_reads_together(tmp_path: Path, monkeyp
     for known in kept:
         for record_id, payload in known.items():
             assert store.read(record_id).payload == payload
-    assert store._ledger.claimed_bytes() == 0
+    assert store._ledger.claimed_bytes() == store.headroom.left_bytes() == store.headroom.wanted_bytes
     store.close()
     again = open_store(volume, writable=False)
     for known in kept:

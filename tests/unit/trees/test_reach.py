@@ -17,6 +17,7 @@ from repository.format.manifest import Manifest, decode_manifest, encode_manifes
 from repository.format.record import RecordKind
 from repository.ids import FileId, RecordId, RecordNumber
 from repository.reach import ReachCounter, references, walk
+from repository.roots import next_counter
 from repository.trees import houses
 from repository.trees.cache import RecordCache
 from repository.trees.reader import TreeReader
@@ -168,6 +169,23 @@ def test_a_record_that_was_stored_anew_elsewhere_errs_towards_keeping() -> None:
     assert not counter.exact
     assert walk(yard.store, [other]) <= counter.numbers
     assert counter.numbers & before
+
+
+def test_a_count_that_was_lost_begins_anew() -> None:
+    """Going on from one root to the next would keep the old place for good, in a bitmap that says it is exact."""
+    yard = Yard()
+    first, second = yard.tree({1: 1, 2: 2}, {}), yard.tree({1: 1, 2: 3}, {})
+    counter = next_counter(yard.store, None, None, first)
+    old = yard.store.numbers[yard.chunk(2)]
+    yard.store.numbers[yard.chunk(2)] = RecordNumber(10_000)
+    following = next_counter(yard.store, counter, first, second)
+    assert following is not counter
+    assert following.exact
+    assert old not in following.numbers
+    assert following.numbers == walk(yard.store, [second])
+    third = yard.tree({1: 1, 2: 4}, {})
+    assert next_counter(yard.store, following, second, third) is following
+    assert following.numbers == walk(yard.store, [third])
 
 
 @given(inodes((NodeKind.DIRECTORY,)), st.text(), st.text(), st.booleans())
