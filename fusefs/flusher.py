@@ -131,6 +131,8 @@ class Flusher:
 
     def check(self) -> None:
         """Raises where nothing may be acknowledged any more."""
+        if self.failed is None and self._store.failed:
+            self.fail(VolumeError("writing to the repository has ended"))
         if self.failed is not None:
             raise VolumeError("the disk failed while writing; unmount and mount again", errno.EIO)
 

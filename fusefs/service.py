@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 READ_AHEAD_KIB: Final = 1024
 """Read requests of 1 MiB instead of 128 KiB; larger ones the kernel doesn't send."""
-LAST_WORDS_S: Final = 2.0
+LAST_WORDS_S: Final = 10.0
 """Time for answers to whoever asked for the end, after everything is closed."""
 
 CONNECTION_END_S: Final = 5.0
@@ -207,7 +207,10 @@ class Service:
         comes: after `kill -9` it would hold the connection and the repository's lock for ever.
         """
         ask = ("stat", "--file-system", self._place.mountpoint)
-        done = await self._workers.slow(partial(subprocess.run, ask, capture_output=True, check=False))
+        try:
+            done = await self._workers.slow(partial(subprocess.run, ask, capture_output=True, check=False))
+        except OSError:  # there is no such program: it is a matter of speed only
+            return
         if done.returncode:
             return
         raised = mountpoints.raise_read_ahead(device, READ_AHEAD_KIB)

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from repository.errors import NoSpaceError, SyncFailedError, VolumeError
 from repository.format.config import Config
 from repository.policy.levels import Level, LevelWatch, Room
-from repository.policy.room import Needs, Sight, margin_bytes
+from repository.policy.room import Needs, Sight, cushion_bytes, margin_bytes
 from repository.ports import Clock, SpaceProbe
 from repository.quota import QuotaAccount
 from repository.storage.reserving import allocate_reserve
@@ -140,7 +140,7 @@ class Space:
         missing = self.reserve().missing_bytes
         inodes = True
         try:
-            self._last_available_bytes = self._probe.allocatable_bytes()
+            self._last_available_bytes = self._allocatable_bytes()
             inodes = not self._probe.capacity_inodes() or self._probe.available_inodes() > 0
         except VolumeError:  # told as a level
             pass
@@ -148,6 +148,13 @@ class Space:
         if self._account is not None:
             available = min(available, self._account.left_bytes())
         return Sight(available, missing, inodes)
+
+    def _allocatable_bytes(self) -> int:
+        """What growth and the reserve may take. Raises VolumeError where the probe fails."""
+        allocatable = self._probe.allocatable_bytes()
+        if self._volume.frees_late:
+            allocatable = max(0, allocatable - cushion_bytes(self._probe.capacity_bytes()))
+        return allocatable
 
     def needs(self) -> Needs:
         """What recovery measures room by. Where the probe fails, nothing beyond what must be."""
@@ -280,6 +287,8 @@ class Space:
         """
         if not self._known_whole() and not self.reserve().whole:
             raise NoSpaceError(self.shortage(), needed_bytes)
+        if self._volume.frees_late and self.sight().available_bytes < needed_bytes:
+            raise NoSpaceError(self.shortage(needed_bytes), needed_bytes)
         if self._account is not None and not self._account.grant(needed_bytes):
             raise NoSpaceError(self.shortage(needed_bytes), needed_bytes)
 

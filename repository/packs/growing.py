@@ -200,6 +200,8 @@ class PackGrower:
 
     def _create(self, size: int, stream: Stream, *, spare: bool) -> OpenPack:
         """A new pack of `size` bytes: the stub, or a new file. Raises NoSpaceError: nothing is left then."""
+        if self._stub is not None and not self._volume.exists(pack_path(self._stub)):
+            self._stub = None  # somebody removed it
         pack, is_stub = (self._next_pack, False) if self._stub is None else (self._stub, True)
         if pack > PACK_INDEX_MAX:
             raise VolumeError("This repository has used up its 4,294,967,296 packs.")

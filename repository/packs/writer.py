@@ -230,8 +230,11 @@ class PackWriter:
                         else:
                             self._packs.streams[pack.stream].remove(pack)
                 self._seal_retired()
-                self._grower.leave_spare([pack for pack in packs if not len(pack)])
-                self._sync()
+                try:
+                    self._grower.leave_spare([pack for pack in packs if not len(pack)])
+                    self._sync()
+                except BallastError as error:  # nothing that was acknowledged rests on it
+                    _log.warning("headroom.not_left", extra={"reason": str(error)})
             for pack in self._packs.all():
                 pack.handle.close()
 

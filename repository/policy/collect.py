@@ -249,7 +249,9 @@ def plan_dead(
     """
     counts = np.diff(columns.base)
     dead = dead | (columns.kind == 0)
-    alive = np.bincount(columns.ordinals(np.flatnonzero(~dead)), minlength=len(counts))
+    sums = np.zeros(len(dead) + 1, np.int64)
+    np.cumsum(~dead, out=sums[1:])
+    alive = np.diff(sums[columns.base])
     old = (now_ns - columns.written_ns >= WINDOW_NS) | (safety is Safety.NONE)
     wholly = (alive == 0) & (counts > 0)
     whole = columns.whole_bytes(block_bytes)

@@ -14,6 +14,10 @@ MARGIN_PART: Final = 20
 """... but at most this part of the volume: 5 %."""
 RELEASE_SLICE_BYTES: Final = 64 * MIB
 """What is lent of the reserve at once: all that file systems need to free anything, and quickly given back."""
+CUSHION_BYTES: Final = 64 * MIB
+CUSHION_PART: Final = 64
+"""What stays free on a copy-on-write volume, at most one part in so many of it: even a write into blocks that a file
+has already looks for free ones there first, and where there are none each takes up to seconds."""
 RETURN_SEGMENTS: Final = 2
 """Segments that must fit before read-only mode ends: one for data, one for the records that describe it."""
 
@@ -45,6 +49,11 @@ class Needs:
 def margin_bytes(capacity_bytes: int) -> int:
     """The margin on a volume (or under a quota) of this capacity."""
     return min(MARGIN_BYTES, max(0, capacity_bytes) // MARGIN_PART)
+
+
+def cushion_bytes(capacity_bytes: int) -> int:
+    """What growth leaves free on a copy-on-write volume of this capacity."""
+    return min(CUSHION_BYTES, max(0, capacity_bytes) // CUSHION_PART)
 
 
 def least_bytes(failed_bytes: int, sight: Sight, phantom_bytes: int = 0) -> int:

@@ -32,10 +32,13 @@ class RoomProbe:
         return figures.f_bavail * figures.f_frsize
 
     def allocatable_bytes(self) -> int:
-        """What this process could take: root also has what is kept for root, but not what ext4 gives to nobody."""
+        """What this process could take: root also has what is kept for root, but not what ext4 gives to nobody.
+
+        btrfs keeps nothing for root, and counts room for its own bookkeeping as free.
+        """
         figures = self._volume.statvfs()
         blocks = figures.f_bavail
-        if self._privileged:
+        if self._privileged and not self._volume.frees_late:
             blocks = max(blocks, figures.f_bfree - KEPT_FROM_ALL_BLOCKS)
         return blocks * figures.f_frsize
 

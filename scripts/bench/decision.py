@@ -38,12 +38,15 @@ from repository.units import GIB, KIB, MIB, NS_PER_S, format_size
 PACK_BYTES: Final = 64 * MIB
 CHUNK_BYTES_MEAN: Final = 256 * KIB
 DAY_NS: Final = 24 * 3600 * NS_PER_S
-ENOUGH_BYTES: Final = 10 * GIB
+ENOUGH_BYTES: Final = 2 * GIB
+"""A failed allocation, the reserve and the margin, rounded up."""
+THIN_BYTES: Final = 16 * GIB
+"""More than garbage and trash have, so that snapshots have to be given up."""
 LEASED: Final = 5_000
 TRASH_PART: Final = 20
 """One snapshot in so many is deleted and not collected yet."""
 
-GARBAGE_PART: Final = 0.05
+GARBAGE_PART: Final = 0.01
 """Of all chunks: they go with the snapshot that they came with, and half of them were never in one."""
 
 _R = TypeVar("_R")
@@ -265,7 +268,7 @@ def decide(synthetic: Synthetic, planner: Planner, watch: Stopwatch, seed: int =
         "the order of thinning",
         lambda: thinning_order(listed, min_snapshots=1, exponent=2.0, rng=random.Random(seed)),
     )
-    thin = watch.time("whom to give up", lambda: planner.fewest(order, 2 * ENOUGH_BYTES, trash))
+    thin = watch.time("whom to give up", lambda: planner.fewest(order, THIN_BYTES, trash))
     return Decision(prefix, plan, order, thin)
 
 

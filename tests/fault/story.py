@@ -57,7 +57,7 @@ class Story:
         self.files: Files = {}
         """What `live` shows."""
         self.durable: list[Files] = [{}]
-        """What `live` may show after a crash."""
+        """What `live` may show after a crash: what was acknowledged last, and what is being made durable."""
         self.listed: dict[str, list[Files | dict[str, bytes] | None]] = {}
         """By name what a snapshot may hold after a crash; None: it is not there."""
         self.retried = 0
@@ -134,14 +134,17 @@ class Story:
         self.live = None
         self.durable = [dict(self.files)]
 
+    def _begin_durable(self) -> None:
+        self.durable = [self.durable[0], dict(self.files)]
+
     def flush(self) -> None:
-        self.durable = [*self.durable[-1:], dict(self.files)]
+        self._begin_durable()
         self._now.flush()
         self.durable = self.durable[-1:]
 
     def commit(self, name: str | None) -> None:
         """A named snapshot, or only the head."""
-        self.durable = [*self.durable[-1:], dict(self.files)]
+        self._begin_durable()
         if name is not None:
             if name in [slot.name for slot in self._now.repository.listed()]:
                 return  # it was made, and then something failed
@@ -162,15 +165,16 @@ class Story:
         repository = self._now.repository
         if name not in [slot.name for slot in repository.listed()]:
             return
-        self.listed[name] = [*self.listed[name][-1:], None]
+        self.listed[name] = [self.listed[name][0], None]
         repository.delete(repository.find(name))
         self.listed[name] = [None]
 
     def rename_and_pin(self) -> None:
         repository = self._now.repository
         if "two" in self.listed:
-            self.listed["2"] = [None, *self.listed["two"]]
-            self.listed["two"] = [*self.listed["two"], None]
+            content = self.listed["two"][0]
+            self.listed["2"] = [None, content]
+            self.listed["two"] = [content, None]
             if "two" in [slot.name for slot in repository.listed()]:
                 repository.rename(repository.find("two"), "2")
             self.listed["2"] = self.listed["2"][1:]

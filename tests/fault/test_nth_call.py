@@ -36,6 +36,7 @@ pytestmark = pytest.mark.logs(
     "pack.header_damaged",
     "pack.directory_damaged",
     "headroom.not_made",
+    "headroom.not_left",
     "index.not_written",
     "index.not_removed",
     "index.not_listed",

@@ -68,7 +68,8 @@ class Answer:
                     said = (
                         re.sub(r"['\"]?/mnt/[^ '\":;)]*['\"]?", "…", line).replace("|", "/").removeprefix("ballast: ")
                     )
-                    return said if len(said) <= CELL_CHARACTERS else said[: CELL_CHARACTERS - 1] + "…"
+                    first = said.partition(". ")[0]
+                    return first if len(first) <= CELL_CHARACTERS else first[: CELL_CHARACTERS - 1] + "…"
         return "(nothing)"
 
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from repository.status import Json
 from repository.units import GIB, MB, MIB
+from tests.support.fulldisk.disks import THROUGH_FUSE
 from tests.support.fulldisk.fillers import Filler, fickle
 from tests.support.fulldisk.play import Play
 from tests.support.fulldisk.stage import ROOT
@@ -31,6 +32,8 @@ SNAPSHOTS: Final = 3
 """That many of the storm are kept at a time."""
 EMPTY_BYTES: Final = 32 * MIB
 """More than a repository of nothing holds."""
+SLOW_ROOM_BYTES: Final = 96 * MIB
+"""Less than the writers of the short version keep."""
 KILL_WITHIN_S: Final = 0.06
 """After the reserve was touched: about as long as a recovery takes."""
 TRIES_PER_KILL: Final = 3
@@ -45,7 +48,10 @@ def play(play: Play) -> None:
         user.mount(*CALM)
         for number in range(DIRECTORIES):
             os.mkdir(user.live / f"dir-{number}")
+        if play.kind in THROUGH_FUSE:
+            filler.leave(SLOW_ROOM_BYTES)  # the fickle filler writes its zeros there, and is too slow to fill a disk
         _storm(play, user)
+        filler.give(1 << 60)
         _clear_up(user)
         _kills(play, user, filler)
         user.check()

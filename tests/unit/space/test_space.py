@@ -12,6 +12,7 @@ from repository.policy.collect import Safety
 from repository.policy.levels import Level, Room, level_of
 from repository.repo import Repository
 from repository.storage.calls import Calls
+from repository.storage.volume import Volume
 from repository.units import GB, GIB, KIB, MIB
 from tests.support.calls import Fault, FaultyCalls
 from tests.support.repositories import SetClock, make, open_for_reading, open_for_writing, publish
@@ -227,3 +228,18 @@ def test_a_quota_that_is_used_up_climbs_and_the_trash_pays(tmp_path: Path, clock
         told = [event for event in repository.events.events() if event.name == "recovery.done"]
         assert told
         assert {event.fields["outcome"] for event in told} == {"recovered"}
+
+
+def test_on_a_copy_on_write_volume_growth_leaves_a_cushion(
+    tmp_path: Path, clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "r"
+    make(path, clock, reserve_bytes=RESERVE, quota_bytes=0)
+    with open_for_writing(path, clock) as repository:
+        seen = repository.space.sight().available_bytes
+        repository.space.require_growth(seen)
+        monkeypatch.setattr(Volume, "frees_late", True)
+        assert seen - 65 * MIB < repository.space.sight().available_bytes <= seen - 63 * MIB
+        with pytest.raises(NoSpaceError, match="disk is full"):
+            repository.space.require_growth(seen)
+        repository.space.require_growth(1 * MIB)
