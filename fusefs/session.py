@@ -139,6 +139,7 @@ class LiveSession:
         None where it would equal the last listed one and no name was asked for. Raises BallastError; where room is
         short, NoSpaceError within a second if `name` was asked for.
         """
+        self.flusher.check()
         patience_s = None
         if name is not None:
             patience_s = NAMES_WAIT_S  # the kernel keeps snapshots/ locked meanwhile

@@ -7,6 +7,7 @@ trouble began, since the kernel holds their directory locked meanwhile. In read-
 Loop thread only.
 """
 
+import errno
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Final, Protocol
 import trio
 
 from fusefs.workers import Workers
-from repository.errors import BallastError, NoSpaceError
+from repository.errors import BallastError, NoSpaceError, VolumeError
 from repository.ledger import Claim
 from repository.recovery import Mode
 
@@ -163,6 +164,8 @@ class SpaceGuard:
             await self.relief(NoSpaceError("The disk is full."), patience_s)  # a segment is what it will need
 
     def _refuse(self) -> None:
+        if self._recovery.mode is Mode.FAILED:
+            raise VolumeError("writing to the repository has ended; unmount and mount again", errno.EIO)
         if self._recovery.refuses and not self.has_removals:
             raise NoSpaceError("The disk is full; DISK-IS-FULL.txt in the mount's root says what helps.")
 

@@ -101,7 +101,7 @@ def _clear_up(user: User) -> None:
     user.ballast("gc", user.repository, "--safety", "none")
     back = user.disk.available_bytes() - before
     user.report.at_most("stored after that", _packs_bytes(user), EMPTY_BYTES)
-    user.report.at_least("room that came back", back, EMPTY_BYTES)
+    user.report.at_least("room that came back", back, MIB)
 
 
 def _packs_bytes(user: User) -> int:

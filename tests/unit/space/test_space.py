@@ -230,16 +230,34 @@ def test_a_quota_that_is_used_up_climbs_and_the_trash_pays(tmp_path: Path, clock
         assert {event.fields["outcome"] for event in told} == {"recovered"}
 
 
+class _Steady:
+    """A volume of 100 GB with 1 GB free."""
+
+    def capacity_bytes(self) -> int:
+        return 100 * GB
+
+    def available_bytes(self) -> int:
+        return GB
+
+    def allocatable_bytes(self) -> int:
+        return GB
+
+    def capacity_inodes(self) -> int:
+        return 0
+
+    def available_inodes(self) -> int:
+        return 0
+
+
 def test_on_a_copy_on_write_volume_growth_leaves_a_cushion(
     tmp_path: Path, clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "r"
     make(path, clock, reserve_bytes=RESERVE, quota_bytes=0)
-    with open_for_writing(path, clock) as repository:
-        seen = repository.space.sight().available_bytes
-        repository.space.require_growth(seen)
+    with Repository.open(path, writable=True, clock=clock, probe=_Steady()) as repository:
+        assert repository.space.sight().available_bytes == GB
         monkeypatch.setattr(Volume, "frees_late", True)
-        assert seen - 65 * MIB < repository.space.sight().available_bytes <= seen - 63 * MIB
+        assert repository.space.sight().available_bytes == GB - 64 * MIB
         with pytest.raises(NoSpaceError, match="disk is full"):
-            repository.space.require_growth(seen)
-        repository.space.require_growth(1 * MIB)
+            repository.space.require_growth(GB - 63 * MIB)
+        repository.space.require_growth(GB - 64 * MIB)
