@@ -256,3 +256,5 @@ class Index:
         directory = columns.directory()
         for position in np.flatnonzero(directory.kind).tolist():
             self._memory[directory.id_at(position)] = directory.place(position).number
+        for position in known.unsure:
+            self.note_damaged(directory.place(position).number)

@@ -133,7 +133,7 @@ class SegmentKeeper:
             return [
                 known
                 for known in self._table.packs.values()
-                if known.sealed and isinstance(known.columns, PackDirectory)
+                if known.sealed and isinstance(known.columns, PackDirectory) and not known.unsure
             ]
 
     def _stamp(self, known: KnownPack) -> CoveredPack:

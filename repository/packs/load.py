@@ -97,6 +97,7 @@ class PackLoader:
             if error.errno == errno.ENOENT:
                 return None
             raise
+        unsure: set[int] = set()
         with handle:
             head = self._head(handle, pack)
             directory = read_directory(handle, self._codec, self._config.seed, pack)
@@ -122,7 +123,7 @@ class PackLoader:
                 if not len(directory) and (scan.unreadable or head.foreign):
                     return None  # not empty, as far as anybody can tell: not to be taken for one that a crash left
             elif head.punched:
-                directory = without_gone(handle, self._codec, directory, check_all_headers=True)
+                directory = without_gone(handle, self._codec, directory, check_all_headers=True, unsure=unsure)
         return KnownPack(
             index=pack,
             sealed=sealed,
@@ -131,19 +132,27 @@ class PackLoader:
             created_ns=head.created_ns,
             written_ns=directory.written_ns,
             columns=directory,
+            unsure=frozenset(unsure),
         )
 
     def directory(self, pack: PackIndex, *, check_all_headers: bool) -> PackDirectory:
-        """The directory of a sealed pack, without the records that are gone. Raises DamagedError, VolumeError."""
+        """The directory of a sealed pack, without the records that are gone. Raises DamagedError, VolumeError.
+
+        Without `check_all_headers` (for collections) a record that cannot be read is taken to be there.
+        """
         with self._volume.open(pack_path(pack)) as handle:
             directory = read_directory(handle, self._codec, self._config.seed, pack)
             if directory is None:
                 if handle.size() > PACK_HEADER_BYTES:  # else it was dropped while it was the newest
                     _log.warning("pack.directory_damaged", extra={"pack": pack})
                 written_ns = handle.stat().st_mtime_ns
-                return scan_pack(handle, self._codec, pack, written_ns=written_ns, verify_payloads=False).directory
+                scan = scan_pack(handle, self._codec, pack, written_ns=written_ns, verify_payloads=False)
+                if scan.unreadable:
+                    raise VolumeError(f"{pack_path(pack)} cannot be read everywhere.", errno.EIO)
+                return scan.directory
             if self._head(handle, pack).punched:
-                return without_gone(handle, self._codec, directory, check_all_headers=check_all_headers)
+                unsure: set[int] | None = None if check_all_headers else set()
+                return without_gone(handle, self._codec, directory, check_all_headers=check_all_headers, unsure=unsure)
             return directory
 
     def _head(self, handle: FileHandle, pack: PackIndex) -> _Head:
@@ -196,13 +205,21 @@ def _empty(pack: PackIndex, head: _Head) -> KnownPack:
 
 
 def without_gone(
-    handle: FileHandle, codec: Codec, directory: PackDirectory, *, check_all_headers: bool
+    handle: FileHandle,
+    codec: Codec,
+    directory: PackDirectory,
+    *,
+    check_all_headers: bool,
+    unsure: set[int] | None = None,
 ) -> PackDirectory:
     """`directory`, of a punched pack, with kind 0 for the records that were punched.
 
     A record that lies in a hole must verify wholly to be kept. With `check_all_headers`, every other record's header
     must stand too; and where the file has no hole at all, because somebody copied the repository without them,
     every record must verify.
+
+    What cannot be read now may be there: such positions are kept, and added to `unsure`. Raises VolumeError without
+    `unsure`. To take them for punched would have a collection punch what somebody needs.
     """
     rows = np.flatnonzero(directory.kind)
     stops = directory.offset.astype(np.int64) + directory.stored
@@ -217,10 +234,16 @@ def without_gone(
     kind = directory.kind.copy()
     for position in examined:
         place = directory.place(position)
-        if not _stands(handle, codec, directory, place) or (
-            position in doubtful and not _verifies(handle, codec, directory, place)
-        ):
-            kind[position] = 0
+        try:
+            if not _stands(handle, codec, directory, place) or (
+                position in doubtful and not _verifies(handle, codec, directory, place)
+            ):
+                kind[position] = 0
+        except VolumeError as error:
+            if unsure is None:
+                raise
+            _log.warning("pack.unreadable", extra={"pack": directory.pack, "reason": str(error)})
+            unsure.add(position)
     return replace(directory, kind=kind)
 
 
@@ -240,7 +263,7 @@ def _rows_in_holes(holes: list[tuple[int, int]], directory: PackDirectory, rows:
 def _stands(handle: FileHandle, codec: Codec, directory: PackDirectory, place: Place) -> bool:
     try:
         header = codec.header_at(handle.pread(HEADER_BYTES, place.offset), directory.pack, place.offset)
-    except (DamagedError, VolumeError):
+    except DamagedError:
         return False
     return header.position == position_of(place.number)
 
@@ -248,6 +271,6 @@ def _stands(handle: FileHandle, codec: Codec, directory: PackDirectory, place: P
 def _verifies(handle: FileHandle, codec: Codec, directory: PackDirectory, place: Place) -> bool:
     try:
         codec.decode(handle.pread(place.stored_length, place.offset), directory.pack, place.offset)
-    except (DamagedError, VolumeError):
+    except DamagedError:
         return False
     return True

@@ -39,6 +39,8 @@ class KnownPack:
     written_ns: int
     columns: OpenPack | PackDirectory | None
     stamp: tuple[int, int] | None = None
+    unsure: frozenset[int] = frozenset()
+    """Positions of a punched pack that could not be read: they count as there, but nothing new may rest on them."""
 
 
 class PackTable:

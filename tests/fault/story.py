@@ -32,8 +32,10 @@ def new_memory_folder() -> Iterator[Path]:
     """An empty folder on tmpfs, where there is one."""
     memory = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="ballast-test-", dir=memory if memory.is_dir() else None))
-    yield folder
-    shutil.rmtree(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 def found_once(folder: Path) -> Path:
