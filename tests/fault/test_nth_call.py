@@ -107,7 +107,7 @@ def test_the_first_calls_and_some_more(
         _inject(empty, memory_folder, name, number, nth)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("shard", range(SHARDS))
 @pytest.mark.parametrize("case", CASES, ids=_id)
