@@ -206,9 +206,10 @@ class LiveSession:
 
     def _freeze(self, flush: PendingFlush) -> None:
         """The step without an `await`: from here on writers are in the next generation."""
+        floor = self._journal.floor()  # first: it asks the disk, and an error must leave nothing frozen
         nodes, gone = self.tree.freeze()
         leases = self.flusher.next_generation()
-        floor, removals = self._journal.floor(), self.guard.removals
+        removals = self.guard.removals
         self._frozen = _Generation(nodes, gone, leases, self.tree.next_file_id, floor, flush, removals)
 
     async def _write(self, kind: SnapshotKind | None, name: str | None) -> Slot | None:
