@@ -27,7 +27,7 @@ from fusefs.service import Composition, MountPlace, Service, Verb
 from fusefs.session import LiveSession, recovery_lines
 from fusefs.snapshots import Snapshots
 from fusefs.sources import ForeignCatalog, OwnCatalog
-from fusefs.special import Owner, SpecialFiles, readme
+from fusefs.special import Owner, SpecialFiles, State, readme
 from fusefs.statfs import Statfs
 from fusefs.trees import Trees
 from fusefs.upkeep import Upkeep
@@ -116,7 +116,7 @@ class _Mount:
         verbs = Verbs(repository, self._workers, self._place.mountpoint, None).table()
         places = PlaceTable()
         browse = Browse(
-            self._special(verbs, lambda: None),
+            self._special(verbs, lambda: repository.catalog.serial, lambda: None),
             snapshots,
             trees,
             SnapshotNodes(snapshots, trees, places),
@@ -155,7 +155,7 @@ class _Mount:
         verbs = Verbs(repository, self._workers, self._place.mountpoint, committer).table()
         places = PlaceTable()
         browse = Browse(
-            self._special(verbs, monitor.disk_is_full),
+            self._special(verbs, lambda: (repository.recovery.mode, repository.catalog.serial), monitor.disk_is_full),
             snapshots,
             trees,
             SnapshotNodes(snapshots, trees, places),
@@ -187,14 +187,16 @@ class _Mount:
     def _statfs(self, repository: Repository) -> StatFs:
         return Statfs(repository.space, lambda: repository.recovery.mode, self._workers).ask
 
-    def _special(self, verbs: Mapping[str, Verb], disk_is_full: Callable[[], bytes | None]) -> SpecialFiles:
+    def _special(
+        self, verbs: Mapping[str, Verb], state: State, disk_is_full: Callable[[], bytes | None]
+    ) -> SpecialFiles:
         async def status() -> bytes:
             answer = await verbs["status"]({})
             return json.dumps(answer["status"], indent=2).encode() + b"\n"
 
         writable = not self._settings.read_only
         text = readme(self._place.repository, self._place.mountpoint, writable=writable)
-        return SpecialFiles(Owner(os.getuid(), os.getgid()), text, status, disk_is_full, writable)
+        return SpecialFiles(Owner(os.getuid(), os.getgid()), text, status, state, disk_is_full, writable)
 
 
 def _open(repository: str, writable: bool) -> Repository:

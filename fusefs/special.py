@@ -15,8 +15,8 @@ from repository.format.inode import Inode, NodeKind
 from repository.ids import FileId
 
 STATUS_FRESH_S: Final = 1.0
-"""For this long one rendering of status.json serves: `stat`, `open` and `read` of one program then agree on the
-size."""
+"""For this long one rendering of status.json serves, unless the mode or a snapshot changed: `stat`, `open` and `read`
+of one program then agree on the size, and nobody reads of a mode that has ended."""
 
 ROOT_NAMES: Final[dict[bytes, InodeNumber]] = {
     b"snapshots": inodes.SNAPSHOTS,
@@ -59,6 +59,8 @@ To change anything, mount the repository without --read-only.
 
 Text = Callable[[], Awaitable[bytes]]
 """Renders the contents of a made-up file."""
+State = Callable[[], object]
+"""What a rendering has to be made anew for, when it changes. Never blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +78,24 @@ class SpecialFiles:
     """
 
     def __init__(
-        self, owner: Owner, readme: bytes, status: Text, disk_is_full: Callable[[], bytes | None], writable: bool
+        self,
+        owner: Owner,
+        readme: bytes,
+        status: Text,
+        state: State,
+        disk_is_full: Callable[[], bytes | None],
+        writable: bool,
     ) -> None:
         self._owner = owner
         self._readme = readme
         self._status = status
+        self._state = state
         self._disk_is_full = disk_is_full
         self._writable = writable
         self._mounted_ns = time.time_ns()
         self._rendered = b""
         self._rendered_s = float("-inf")
+        self._rendered_state: object = None
 
     def root_names(self) -> dict[bytes, InodeNumber]:
         """What the root lists beside `live`."""
@@ -99,9 +109,10 @@ class SpecialFiles:
             case inodes.README:
                 return self._readme
             case inodes.STATUS_JSON:
-                if time.monotonic() - self._rendered_s > STATUS_FRESH_S:
+                state = self._state()
+                if state != self._rendered_state or time.monotonic() - self._rendered_s > STATUS_FRESH_S:
                     self._rendered = await self._status()
-                    self._rendered_s = time.monotonic()
+                    self._rendered_s, self._rendered_state = time.monotonic(), state
                 return self._rendered
             case inodes.DISK_IS_FULL:
                 return self._disk_is_full()

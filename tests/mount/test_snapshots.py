@@ -47,7 +47,6 @@ def test_the_root_of_a_mount(mount: Mounted) -> None:
     assert shown["mount"]["pid"] == asked["mount"]["pid"] == mount.pid
     assert shown["mode"] == "normal" and shown["snapshots"] == 0
     mount.commit("first")
-    time.sleep(1.1)
     assert json.loads((mount.path / ".ballast" / "status.json").read_text())["snapshots"] == 1
 
 
