@@ -7,6 +7,7 @@ import pyfuse3
 
 from fusefs.inodes import InodeNumber
 from repository.format.inode import NodeKind
+from repository.format.stats import Stat
 from repository.live.node import View
 
 TYPE_BITS: Final = {
@@ -29,7 +30,7 @@ FOREVER_S: Final = 10 * 24 * 3600.0
 """Timeout of what never changes. The kernel may still drop it whenever it wants."""
 
 
-def attributes(inode: View, number: InodeNumber, timeout_s: float) -> pyfuse3.EntryAttributes:
+def attributes(inode: View | Stat, number: InodeNumber, timeout_s: float) -> pyfuse3.EntryAttributes:
     """What `stat` shows of `inode`; directories have one link, so that `find` draws no conclusion from the count."""
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = number

@@ -21,11 +21,18 @@ class Claims(Protocol):
     def forfeit(self, claim: Claim) -> None: ...
 
 
+class Growing(Protocol):
+    """Where room comes from when what is allocated is used up."""
+
+    async def grow(self, cost: int, step: int) -> Claim: ...
+
+
 class Bank:
     """Room claimed in steps of at least `step_bytes` and handed out in smaller amounts. Loop thread only."""
 
-    def __init__(self, claims: Claims, step_bytes: int) -> None:
+    def __init__(self, claims: Claims, guard: Growing, step_bytes: int) -> None:
         self._claims: Final = claims
+        self._guard: Final = guard
         self.step_bytes: Final = step_bytes
         self._claim: Claim | None = None
         self._left = 0
@@ -43,6 +50,13 @@ class Bank:
         self._left -= cost
         self.taken += cost
         return True
+
+    async def take(self, cost: int) -> None:
+        """Takes `cost`, in line with all others who need room. Raises NoSpaceError, VolumeError."""
+        while True:
+            self.add(await self._guard.grow(cost, self.step_bytes))
+            if self.try_take(cost):
+                return
 
     def add(self, claim: Claim) -> None:
         """Room that somebody else claimed, to be handed out here."""

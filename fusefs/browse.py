@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Final, Protocol
 
 import pyfuse3
@@ -16,7 +17,7 @@ import pyfuse3
 from fusefs import inodes
 from fusefs.attributes import FOREVER_S, attributes
 from fusefs.handles import FileHandle, Handles, ListingHandle, TreeHandle
-from fusefs.inodes import InodeNumber, Space, number_in_snapshot, snapshot_directory_number, space_of
+from fusefs.inodes import InodeNumber, Space, snapshot_directory_number, space_of
 from fusefs.listing import TreeListing
 from fusefs.neighbours import Neighbours
 from fusefs.nodes import SnapshotNodes
@@ -185,9 +186,12 @@ class Browse:
     async def opendir(self, number: int) -> pyfuse3.FileHandleT:
         """A handle for listing; a made-up directory is listed as it is now."""
         if space_of(number) is Space.SNAPSHOT_DIRECTORY:
-            inode, view = await self._nodes.find(number)
+            directory, view = await self._nodes.directory(number)
             self._nodes.used(number)
-            listing = TreeListing(self._trees, inode.directory)
+            place = self._nodes.place(number)
+            if place is not None:
+                await self._neighbours.listed(place)
+            listing = TreeListing(self._trees, self._nodes, InodeNumber(number), view, directory)
             await self._snapshots.opened(view.snapshot)
             return self._handles.add(TreeHandle(InodeNumber(number), view, listing))
         if number in (inodes.SNAPSHOTS, inodes.TRASH):
@@ -197,8 +201,8 @@ class Browse:
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Replies entries from the `start_id`-th on, until the kernel's buffer is full."""
         match self._handles.get(fh):
-            case TreeHandle() as handle:
-                await self._list_tree(handle, start_id, token)
+            case TreeHandle(listing=listing):
+                await listing.reply(start_id, partial(pyfuse3.readdir_reply, token))
             case ListingHandle() as handle:
                 await self._list_special(handle, start_id, token)
             case _:
@@ -289,19 +293,6 @@ class Browse:
         return text
 
     # listing
-
-    async def _list_tree(self, handle: TreeHandle, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        position = start_id
-        while page := await handle.listing.page(position):
-            for listed in page:
-                inode = listed.inode
-                if inode.kind is NodeKind.LINK:
-                    inode = await self._nodes.resolved(inode, handle.view)
-                number = number_in_snapshot(handle.view.snapshot, inode)
-                position += 1
-                if not pyfuse3.readdir_reply(token, listed.name, attributes(inode, number, FOREVER_S), position):
-                    return
-                self._nodes.told(number, handle.number, listed)
 
     def _special_names(self, number: int) -> list[bytes]:
         match number:

@@ -31,6 +31,8 @@ CONNECTIONS_MAX: Final = 16
 """Commands at the same time; the next waits in the kernel's queue."""
 REQUEST_TIMEOUT_S: Final = 10.0
 """From connecting to the end of the request's line: a silent client gives its place back."""
+REPLY_TIMEOUT_S: Final = 10.0
+"""For an answer to be taken: a client that doesn't read gives its place back, too."""
 _PEER: Final = struct.Struct("3i")
 
 Handler = Callable[[str, Fields], Awaitable[dict[str, Json]]]
@@ -81,15 +83,21 @@ def mount_socket(device: tuple[int, int]) -> Path:
     return runtime_directory() / f"mount-{device[0]}-{device[1]}.socket"
 
 
-def request(repository: str | os.PathLike[str], verb: str, fields: Fields | None = None) -> dict[str, Json]:
+def request(
+    repository: str | os.PathLike[str], verb: str, fields: Fields | None = None, *, timeout_s: float | None = None
+) -> dict[str, Json]:
     """Asks the mount of `repository` to carry out `verb`. Raises NotMountedError where none serves it, and what the
     verb raises."""
-    return ask(repository_socket(Path(repository)), verb, fields or {})
+    return ask(repository_socket(Path(repository)), verb, fields or {}, timeout_s=timeout_s)
 
 
-def ask(path: Path, verb: str, fields: Fields) -> dict[str, Json]:
-    """The answer of the mount behind the socket `path`; waits for as long as the work takes."""
+def ask(path: Path, verb: str, fields: Fields, *, timeout_s: float | None = None) -> dict[str, Json]:
+    """The answer of the mount behind the socket `path`.
+
+    Waits for as long as the work takes; with `timeout_s` BallastError is raised when nothing came for so long.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
+        connection.settimeout(timeout_s)
         try:
             connection.connect(str(path))
         except PermissionError:
@@ -102,6 +110,8 @@ def ask(path: Path, verb: str, fields: Fields) -> dict[str, Json]:
             connection.sendall(encode_line({**fields, "verb": verb}))
             with connection.makefile("rb") as answer:
                 line = answer.readline(REPLY_BYTES_MAX)
+        except TimeoutError:
+            raise BallastError(f"The mount did not answer within {timeout_s} s.") from None
         except OSError as error:
             raise BallastError(f"The mount broke off the request: {error.strerror}.") from None
     if not line.endswith(b"\n"):
@@ -112,7 +122,7 @@ def ask(path: Path, verb: str, fields: Fields) -> dict[str, Json]:
     return reply
 
 
-def _peer_uid(connection: socket.socket) -> int:
+def _peer_uid(connection: socket.socket | trio.socket.SocketType) -> int:
     _, uid, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
     return int(uid)
 
@@ -137,9 +147,14 @@ class ControlServer:
                     connection, _ = await listening.accept()
                     nursery.start_soon(self._converse, connection, token)
 
+    @property
+    def busy(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return self._conversations > 0
+
     async def wait_idle(self) -> None:
         """Returns when nobody waits for an answer."""
-        while self._conversations:
+        while self.busy:
             await self._idle.park()
 
     async def _converse(self, connection: trio.socket.SocketType, token: object) -> None:
@@ -149,7 +164,8 @@ class ControlServer:
             with connection:
                 stream = trio.SocketStream(connection)
                 reply = await self._answer(stream, connection)
-                await stream.send_all(encode_line(reply))
+                with trio.fail_after(REPLY_TIMEOUT_S):
+                    await stream.send_all(encode_line(reply))
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, OSError) as error:
             _log.info("control.broken", extra={"error": str(error)})
         except Exception:
@@ -161,8 +177,7 @@ class ControlServer:
                 self._idle.unpark_all()
 
     async def _answer(self, stream: trio.SocketStream, connection: trio.socket.SocketType) -> dict[str, Json]:
-        _, uid, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-        if uid not in (os.geteuid(), 0):
+        if _peer_uid(connection) not in (os.geteuid(), 0):
             return {"ok": False, **error_fields(UsageError("This mount belongs to another user."))}
         with trio.fail_after(REQUEST_TIMEOUT_S):
             line = await _read_line(stream)

@@ -5,7 +5,8 @@ Never on the loop thread: the kernel may answer only after a request that is wai
 
 import errno
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import pyfuse3
@@ -22,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 0.5
 """A walk adds some ten thousand places a second: the table passes its bound by about that much."""
+NAMES_A_HOP: Final = 32
+"""Names looked up together: their segments have to be in memory at once."""
 ANSWER_S: Final = 0.05
 """Time for the kernel's forgets to come in before the table is looked at again: without it far too much would go."""
 
@@ -63,7 +66,10 @@ class Eviction:
             self._places.used(number)
         names = await _names(self._places.overdue(), self._trees)
         gone = await self._workers.notify(_take_away, names)
-        _log.debug("places.evicted", extra={"names": len(names), "gone": gone, "left": len(self._places)})
+        _log.debug(
+            "places.evicted",
+            extra={"names": len(names), "gone": gone, "left": len(self._places), "rows": self._places.rows},
+        )
         return gone
 
 
@@ -77,16 +83,23 @@ async def evict_live(overdue: Callable[[], list[tuple[InodeNumber, bytes]]], wor
             await trio.sleep(ANSWER_S)
 
 
-async def _names(oldest: list[tuple[InodeNumber, Place]], trees: Trees) -> list[tuple[InodeNumber, bytes]]:
+async def _names(places: Sequence[Place], trees: Trees) -> list[tuple[InodeNumber, bytes]]:
     """(parent, name) of each; without those whose tree cannot be read any more."""
     found: list[tuple[InodeNumber, bytes]] = []
-    for _, (row, position) in oldest:
+    for start in range(0, len(places), NAMES_A_HOP):
+        some = places[start : start + NAMES_A_HOP]
         try:
-            entry = await trees.ask(trees.reader.entry_at, row.content, row.attrs, position)
+            found += await _names_at(some, trees)
         except BallastError:
-            continue
-        found.append((row.parent, entry.name))
+            for place in some:
+                with suppress(BallastError):
+                    found += await _names_at([place], trees)
     return found
+
+
+async def _names_at(places: Sequence[Place], trees: Trees) -> list[tuple[InodeNumber, bytes]]:
+    names = await trees.ask(trees.reader.names_at, [(place.row.content, place.position) for place in places])
+    return [(place.row.parent, name) for place, name in zip(places, names, strict=True)]
 
 
 def _take_away(names: list[tuple[InodeNumber, bytes]]) -> int:

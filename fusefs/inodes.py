@@ -47,9 +47,14 @@ LATEST: Final = InodeNumber(7)
 DISK_IS_FULL: Final = InodeNumber(8)
 
 
+_SPACES: Final = tuple(Space)
+_FILES: Final = Space.SNAPSHOT_FILE << SPACE_SHIFT
+_DIRECTORIES: Final = Space.SNAPSHOT_DIRECTORY << SPACE_SHIFT
+
+
 def space_of(number: int) -> Space:
     """The space that `number` lies in."""
-    return Space(number >> SPACE_SHIFT)
+    return _SPACES[number >> SPACE_SHIFT]
 
 
 def live_number(file_id: FileId) -> InodeNumber:
@@ -64,7 +69,7 @@ def live_file_id(number: int) -> FileId:
 
 def snapshot_directory_number(snapshot: SnapshotId, file_id: FileId) -> InodeNumber:
     """The number of the directory `file_id` as seen in `snapshot`."""
-    return InodeNumber((Space.SNAPSHOT_DIRECTORY << SPACE_SHIFT) | ((snapshot & SERIAL_MASK) << FILE_ID_BITS) | file_id)
+    return InodeNumber(_DIRECTORIES | ((snapshot & SERIAL_MASK) << FILE_ID_BITS) | file_id)
 
 
 def serial_of(number: int) -> int:
@@ -74,7 +79,7 @@ def serial_of(number: int) -> int:
 
 def snapshot_file_number(file_id: FileId, version: int) -> InodeNumber:
     """The number of version `version` of the file `file_id`, the same in every snapshot that holds it."""
-    return InodeNumber((Space.SNAPSHOT_FILE << SPACE_SHIFT) | (file_id << VERSION_BITS) | (version & VERSION_MASK))
+    return InodeNumber(_FILES | (file_id << VERSION_BITS) | (version & VERSION_MASK))
 
 
 def number_in_snapshot(snapshot: SnapshotId, inode: Inode) -> InodeNumber:

@@ -8,16 +8,17 @@ taken before.
 import errno
 import os
 import stat
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import count
 from typing import Final
 
 import pyfuse3
 
 from fusefs.attributes import FOREVER_S, absent, attributes
 from fusefs.flusher import CHANGE_COST, Flusher
-from fusefs.inodes import InodeNumber, live_file_id, live_number
+from fusefs.inodes import live_file_id, live_number
+from fusefs.jobs import Jobs
+from fusefs.known import KnownInodes
 from fusefs.readpath import ReadPath, Stream, assemble, unique
 from fusefs.spaceguard import SpaceGuard
 from fusefs.trees import Trees
@@ -32,11 +33,10 @@ from repository.live.tree import NAME_BYTES_MAX, Listing, LiveTree
 from repository.live.writing import write
 
 LIVE_HANDLE_BIT: Final = 1 << 61
-KNOWN_MAX: Final = 131_072
-"""Inodes that the kernel keeps numbers of, beyond which the oldest are taken away from it; about 400 bytes each."""
-EVICTED_AT_ONCE: Final = 4_096
 XATTR_OVERHEAD_BYTES: Final = 8
 """Lengths of one extended attribute in the journal, rounded up."""
+INHERITED_BYTES: Final = 1024
+"""Journal bytes for ACLs that a new inode inherits from a directory that is not in memory: two of some 60 entries."""
 SYMLINK_BYTES_MAX: Final = 4095
 """PATH_MAX without its NUL: what the kernel follows."""
 
@@ -64,19 +64,18 @@ class LiveDirectory:
 class LiveOps:
     """What the kernel may ask of `live/`. Raises RefusedError, NoSpaceError, DamagedError, VolumeError."""
 
-    def __init__(self, tree: LiveTree, trees: Trees, reads: ReadPath, flusher: Flusher, guard: SpaceGuard) -> None:
-        self._guard: Final = guard
+    def __init__(
+        self, tree: LiveTree, trees: Trees, reads: ReadPath, jobs: Jobs, flusher: Flusher, guard: SpaceGuard
+    ) -> None:
         self._tree: Final = tree
         self._trees: Final = trees
         self._reads: Final = reads
+        self._jobs: Final = jobs
         self._flusher: Final = flusher
+        self._guard: Final = guard
+        self.known: Final = KnownInodes(tree)
         self._handles: dict[int, LiveFile | LiveDirectory] = {}
         self._next = count(LIVE_HANDLE_BIT)
-        self._lookups: dict[FileId, int] = {}
-        self._opened: dict[FileId, int] = {}
-        self._evictable: dict[FileId, tuple[FileId, bytes]] = {}
-        """Where each known inode was last seen, oldest first. No directories: somebody may stand in one, and a name
-        taken away would show there as deleted."""
 
     # --- names --------------------------------------------------------------------------------------------------
 
@@ -95,41 +94,12 @@ class LiveOps:
         return self._seen(directory, name, *found)
 
     def _seen(self, parent: FileId, name: bytes, view: View, linked: bool) -> pyfuse3.EntryAttributes:
-        """Counts that the kernel was told of an inode."""
-        self._lookups[view.file_id] = self._lookups.get(view.file_id, 0) + 1
-        if view.kind is not NodeKind.DIRECTORY:
-            self._evictable[view.file_id] = (parent, name)
-        self._tree.remember(parent, name, view.file_id, linked=linked)
+        """The attributes of an inode that the kernel is being told of."""
+        self.known.told(parent, name, view, linked=linked)
         return self._attributes(view)
 
     def _attributes(self, view: View) -> pyfuse3.EntryAttributes:
         return attributes(view, live_number(view.file_id), FOREVER_S)
-
-    def forget(self, counts: Sequence[tuple[int, int]]) -> None:
-        """The kernel gives back lookups: (number, how many)."""
-        for number, lookups in counts:
-            file_id = live_file_id(number)
-            left = self._lookups.get(file_id, 0) - lookups
-            if left > 0:
-                self._lookups[file_id] = left
-            else:
-                self._lookups.pop(file_id, None)
-                self._evictable.pop(file_id, None)
-                self._drop_unused(file_id)
-
-    def overdue(self) -> list[tuple[InodeNumber, bytes]]:
-        """The oldest names beyond the bound, at most a batch, as (directory's number, name); they age anew."""
-        if len(self._evictable) <= KNOWN_MAX:
-            return []
-        oldest = list(islice(self._evictable, EVICTED_AT_ONCE))
-        places = [(file_id, self._evictable.pop(file_id)) for file_id in oldest]
-        self._evictable.update(places)
-        now = [self._tree.places.get(file_id) or seen for file_id, seen in places]
-        return [(live_number(parent), name) for parent, name in now]
-
-    def _drop_unused(self, file_id: FileId) -> None:
-        if file_id not in self._lookups and file_id not in self._opened and file_id != ROOT_FILE_ID:
-            self._tree.forget(file_id)
 
     async def getattr(self, number: int) -> pyfuse3.EntryAttributes:
         return self._attributes(await self._trees.ask(self._tree.resolve, live_file_id(number)))
@@ -155,7 +125,7 @@ class LiveOps:
     def _inherited_bytes(self, parent: FileId) -> int:
         """Bytes of ACLs that a new inode may inherit."""
         node = self._tree.overlay.get(parent)
-        return 1024 if node is None else 2 * sum(len(value) for _, value in node.xattrs)
+        return INHERITED_BYTES if node is None else 2 * sum(len(value) for _, value in node.xattrs)
 
     async def create(
         self, parent: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
@@ -237,8 +207,8 @@ class LiveOps:
     def _open(self, file_id: FileId, flags: int) -> pyfuse3.FileInfo:
         handle = next(self._next)
         self._handles[handle] = LiveFile(file_id, flags)
-        self._opened[file_id] = self._opened.get(file_id, 0) + 1
-        self._flusher.closed.discard(file_id)
+        self.known.opened(file_id)
+        self._jobs.opened(file_id)
         return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), keep_cache=True)
 
     def _file(self, fh: int) -> LiveFile:
@@ -250,18 +220,9 @@ class LiveOps:
     def release(self, fh: int) -> None:
         """The last reference to a handle is gone; its bytes may go to the store without waiting for more."""
         handle = self._handles.pop(fh, None)
-        if handle is None:
-            return
-        file_id = handle.file_id
-        left = self._opened.get(file_id, 0) - 1
-        if left > 0:
-            self._opened[file_id] = left
-            return
-        self._opened.pop(file_id, None)
-        if file_id in self._tree.with_runs:
-            self._flusher.closed.add(file_id)
-            self._flusher.pump()
-        self._drop_unused(file_id)
+        if handle is not None and self.known.closed(handle.file_id):
+            self._jobs.closed(handle.file_id)
+            self.known.drop_unused(handle.file_id)
 
     async def read(self, fh: int, offset: int, length: int) -> bytes | memoryview:
         handle = self._file(fh)
@@ -314,8 +275,8 @@ class LiveOps:
         try:
             await self._trees.ask(write, self._tree, file_id, offset, part)
         finally:
-            self._flusher.took_in(admitted)
-        self._flusher.pump()
+            self._jobs.took_in(admitted)
+        self._jobs.pump()
         return len(part)
 
     # --- directories --------------------------------------------------------------------------------------------
@@ -325,7 +286,7 @@ class LiveOps:
         listing = await self._trees.ask(Listing, self._tree, file_id)
         handle = next(self._next)
         self._handles[handle] = LiveDirectory(file_id, listing)
-        self._opened[file_id] = self._opened.get(file_id, 0) + 1
+        self.known.opened(file_id)
         return pyfuse3.FileHandleT(handle)
 
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:

@@ -33,10 +33,10 @@ from fusefs.trees import Trees
 from fusefs.upkeep import Upkeep
 from fusefs.verbs import Verbs
 from fusefs.workers import Workers
-from repository.catalog import CATALOG_FILE
+from repository.configfile import read_config
 from repository.policy.schedule import Pace
 from repository.recovery import RecoverySettings
-from repository.repo import Repository, read_config
+from repository.repo import Repository
 from repository.storage.volume import Volume
 
 _log = logging.getLogger(__name__)
@@ -48,15 +48,15 @@ class MountSettings:
 
     repository: str
     mountpoint: str
-    read_only: bool = False
-    foreground: bool = False
-    allow_other: bool = False
-    pace: Pace = Pace()
-    keep_all: bool = False
-    auto_delete: bool = False
-    min_snapshots: int = 1
-    deletion_exponent: float = 2.0
-    write_deadline_s: float = 30.0
+    read_only: bool
+    foreground: bool
+    allow_other: bool
+    pace: Pace
+    keep_all: bool
+    auto_delete: bool
+    min_snapshots: int
+    deletion_exponent: float
+    write_deadline_s: float
 
 
 def mount(settings: MountSettings) -> None:
@@ -111,7 +111,7 @@ class _Mount:
             raise
 
     def _read_only(self, repository: Repository, trees: Trees, reads: ReadPath, nursery: trio.Nursery) -> Composition:
-        source = ForeignCatalog(repository.catalog, repository.store, Path(self._place.repository, CATALOG_FILE))
+        source = ForeignCatalog(repository.catalog, repository.store, repository.volume)
         snapshots = Snapshots(source, self._workers)
         verbs = Verbs(repository, self._workers, self._place.mountpoint, None).table()
         places = PlaceTable()
@@ -121,7 +121,7 @@ class _Mount:
             trees,
             SnapshotNodes(snapshots, trees, places),
             reads,
-            Neighbours(repository.reader, reads, self._workers, nursery),
+            Neighbours(repository.reader, trees, reads, self._workers, nursery),
             live=None,
             actions=None,
         )
@@ -146,7 +146,7 @@ class _Mount:
         session = LiveSession(repository, reads, trees, self._workers, nursery, settings.write_deadline_s)
         for line in recovery_lines(session.recovery):
             self._report.say(line)
-        await self._workers.slow(repository.mark_mounted, self._place.mountpoint)
+        await self._workers.slow(repository.marks.mounted, self._place.mountpoint)
         monitor = Monitor(repository, self._workers, self._place.mountpoint)
         session.guard.climbed, session.guard.freed = monitor.wake, monitor.deleted
         upkeep = Upkeep(repository, self._workers, monitor.deleted)
@@ -160,7 +160,7 @@ class _Mount:
             trees,
             SnapshotNodes(snapshots, trees, places),
             reads,
-            Neighbours(repository.reader, reads, self._workers, nursery),
+            Neighbours(repository.reader, trees, reads, self._workers, nursery),
             live=session.ops,
             actions=committer,
         )
@@ -172,7 +172,7 @@ class _Mount:
             tasks=[
                 Eviction(places, trees, self._workers, self._place.mountpoint, browse.open_directories).run,
                 partial(shrink_when_idle, reads, self._workers),
-                partial(evict_live, session.ops.overdue, self._workers),
+                partial(evict_live, session.ops.known.overdue, self._workers),
                 session.flush_now_and_then,
                 monitor.run,
                 snapshots.let_go,

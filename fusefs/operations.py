@@ -62,7 +62,7 @@ class Operations(pyfuse3.Operations):
     @boundary
     async def forget(self, inode_list: Sequence[tuple[pyfuse3.InodeT, int]]) -> None:
         if self._live_ops is not None:
-            self._live_ops.forget([pair for pair in inode_list if _is_live(pair[0])])
+            self._live_ops.known.forget([pair for pair in inode_list if _is_live(pair[0])])
         self._browse.forget([pair for pair in inode_list if not _is_live(pair[0])])
 
     @boundary

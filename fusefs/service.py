@@ -94,6 +94,19 @@ Compose = Callable[[trio.Nursery], Awaitable[Composition]]
 BallastError."""
 
 
+class _Attempt:
+    """To unmount, on a thread."""
+
+    def __init__(self) -> None:
+        self.over: Final = trio.Event()
+        self.failure: BallastError | None = None
+
+
+async def _cancel_after(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
 class Service:
     """One mount, once."""
 
@@ -110,6 +123,8 @@ class Service:
         self._tasks_ended = trio.Event()
         self._ended = trio.Event()
         self._failure: BallastError | None = None
+        self._outer: trio.Nursery | None = None
+        """Lives until everything is closed and told."""
         self._server = control.ControlServer(self._carry_out)
         self._verbs: Mapping[str, Verb] = {}
 
@@ -117,6 +132,7 @@ class Service:
         """Mounts, serves until the end is asked for, and ends. Raises what could not be begun or made durable."""
         parts: Composition | None = None
         async with trio.open_nursery() as outer:
+            self._outer = outer
             try:
                 async with trio.open_nursery() as inner:
                     try:
@@ -228,12 +244,36 @@ class Service:
     async def _shutdown_verb(self, *, force: bool) -> dict[str, Json]:
         """Unmounts and answers when everything is closed. BusyError while the mount is in use, unless forced."""
         if not force and not self._fuse_ended.is_set():
-            await self._workers.slow(mountpoints.unmount, self._place.mountpoint)
+            await self._taken_away()
         self.end("shutdown")
         await self._ended.wait()
         if self._failure is not None:
             raise self._failure
         return {}
+
+    async def _taken_away(self) -> None:
+        """Unmounts; returns as soon as the kernel has ended the connection. Raises BusyError.
+
+        `fusermount3` returns later, seconds later on a loaded machine: between the two the kernel drops the pages and
+        inodes that it had cached of the mount. Whoever asked for the end need not wait for that.
+        """
+        assert self._outer is not None
+        attempt = _Attempt()
+        self._outer.start_soon(self._attempt_unmount, attempt)
+        async with trio.open_nursery() as nursery:
+            for event in (attempt.over, self._fuse_ended):
+                nursery.start_soon(_cancel_after, event, nursery.cancel_scope)
+        if attempt.failure is not None:
+            raise attempt.failure
+
+    async def _attempt_unmount(self, attempt: _Attempt) -> None:
+        """Never abandoned: this process ends after it."""
+        try:
+            await self._workers.slow(mountpoints.unmount, self._place.mountpoint)
+        except BallastError as error:
+            attempt.failure = error
+        finally:
+            attempt.over.set()
 
     async def _stop(self, parts: Composition | None) -> None:
         """Admits nothing more, drains, commits, unmounts. Every step is tried, whatever became of the one before."""

@@ -11,7 +11,9 @@ from typing import Final
 
 import trio
 
+from fusefs.failure import Failure
 from fusefs.flusher import Flusher, PendingFlush
+from fusefs.jobs import Jobs
 from fusefs.live_ops import LiveOps
 from fusefs.readpath import ReadPath
 from fusefs.snapshots import is_of_live
@@ -83,8 +85,12 @@ class LiveSession:
         self._workers: Final = workers
         self.guard: Final = SpaceGuard(repository.store, repository.recovery, workers, nursery, write_deadline_s)
         self.guard.commit_head = self._commit_quietly
-        self.flusher: Final = Flusher(self.tree, repository.store, self._journal, workers, nursery, self.guard)
-        self.ops: Final = LiveOps(self.tree, trees, reads, self.flusher, self.guard)
+        self._failure: Final = Failure(repository.store)
+        self.jobs: Final = Jobs(self.tree, repository.store, workers, nursery, self.guard, self._failure)
+        self.flusher: Final = Flusher(
+            self.tree, repository.store, self._journal, workers, nursery, self.guard, self.jobs, self._failure
+        )
+        self.ops: Final = LiveOps(self.tree, trees, reads, self.jobs, self.flusher, self.guard)
         self._activity = Activity()
         self._seen_changes = self.tree.changes
         self._changed = trio.Event()
@@ -139,7 +145,7 @@ class LiveSession:
         None where it would equal the last listed one and no name was asked for. Raises BallastError; where room is
         short, NoSpaceError within a second if `name` was asked for.
         """
-        self.flusher.check()
+        self._failure.check()
         patience_s = None
         if name is not None:
             patience_s = NAMES_WAIT_S  # the kernel keeps snapshots/ locked meanwhile
@@ -261,7 +267,7 @@ class LiveSession:
                 _log.info("flush.no_space", extra={"error": str(error)})
                 await trio.sleep(FLUSH_EVERY_S)
             except BallastError as error:
-                _log.error("flush.failed error=%s", error)
+                _log.error("flush.failed", extra={"error": str(error)})
                 await trio.sleep(FLUSH_EVERY_S)
 
     def _must_commit(self) -> bool:
@@ -276,14 +282,15 @@ class LiveSession:
         is committed without a snapshot, which the next mount makes.
         """
         self.tree.ended = True
-        self.flusher.end_soon()
+        self.jobs.end_soon()
         if self.guard.calm:
             await self.commit(SnapshotKind.IMPLICIT, None)
         else:
             await self.checkpoint()
         self.flusher.close()
+        self.jobs.close()
         self._orphans.close()
-        await self._workers.slow(self._repository.mark_unmounted)
+        await self._workers.slow(self._repository.marks.unmounted)
 
 
 _LISTED: Final = (SnapshotKind.IMPLICIT, SnapshotKind.NAMED)

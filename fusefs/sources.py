@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Final
 
 from repository.catalog import Catalog
@@ -13,7 +12,9 @@ from repository.format.catalog import Slot
 from repository.format.manifest import Manifest, decode_manifest
 from repository.format.record import Record, RecordKind
 from repository.ids import SnapshotId
+from repository.slotfile import CATALOG_FILE
 from repository.snapshots import Snapshots
+from repository.storage.volume import Volume
 from repository.store import RecordStore
 
 LOOK_AGAIN_S: Final = 0.5
@@ -53,10 +54,10 @@ class ForeignCatalog:
     Both it and the packs are only read. `refresh` runs on worker threads, one at a time; the rest on the loop thread.
     """
 
-    def __init__(self, catalog: Catalog, store: RecordStore, path: Path) -> None:
+    def __init__(self, catalog: Catalog, store: RecordStore, volume: Volume) -> None:
         self._catalog = catalog
         self._store = store
-        self._path = path
+        self._volume = volume
         self._lock = threading.Lock()
         self._seen = self._stamp()
         self._looked_s = time.monotonic()
@@ -90,7 +91,7 @@ class ForeignCatalog:
         return nullcontext()
 
     def _stamp(self) -> tuple[int, int]:
-        found = self._path.stat()
+        found = self._volume.stat(CATALOG_FILE)
         return found.st_mtime_ns, found.st_size
 
 

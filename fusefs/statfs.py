@@ -7,30 +7,27 @@ import pyfuse3
 import trio
 
 from fusefs.workers import Workers
+from repository.live.tree import NAME_BYTES_MAX
 from repository.recovery import Mode
 from repository.space import Space
 
 BLOCK_BYTES: Final = 4096
-NAME_BYTES_MAX: Final = 255
 FILES: Final = (1 << 40) - 1
-"""File ids have 40 bits; nothing else bounds the number of files."""
+"""File ids have 40 bits; nothing else bounds the number of files, and none is missing from it here."""
+FRESH_S: Final = 1.0
+"""For this long one answer serves: under a quota it takes a system call for each pack."""
 
 
-def statfs_of(capacity_bytes: int, available_bytes: int, files: int) -> pyfuse3.StatvfsData:
-    """The reply: `available_bytes` is what data may really use, for root too; `files` how many there are."""
+def statfs_of(capacity_bytes: int, available_bytes: int) -> pyfuse3.StatvfsData:
+    """The reply: `available_bytes` is what data may really use, for root too."""
     data = pyfuse3.StatvfsData()
     data.f_bsize = BLOCK_BYTES
     data.f_frsize = BLOCK_BYTES
     data.f_blocks = capacity_bytes // BLOCK_BYTES
     data.f_bfree = data.f_bavail = max(0, available_bytes) // BLOCK_BYTES
-    data.f_files = FILES
-    data.f_ffree = data.f_favail = FILES - files
+    data.f_files = data.f_ffree = data.f_favail = FILES
     data.f_namemax = NAME_BYTES_MAX
     return data
-
-
-FRESH_S: Final = 1.0
-"""For this long one answer serves: under a quota it takes a system call for each pack."""
 
 
 class Statfs:
@@ -55,4 +52,4 @@ class Statfs:
     def _look(self) -> pyfuse3.StatvfsData:
         room = self._space.room()
         available_bytes = room.available_bytes - self._space.reserve().missing_bytes
-        return statfs_of(room.capacity_bytes, 0 if self._mode() is Mode.READ_ONLY else available_bytes, 0)
+        return statfs_of(room.capacity_bytes, 0 if self._mode() is Mode.READ_ONLY else available_bytes)

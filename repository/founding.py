@@ -1,7 +1,7 @@
 """Making a repository: everything that is overwritten in place later is allocated and written now."""
 
 import errno
-import secrets
+import os
 from dataclasses import replace
 from typing import Final
 
@@ -79,8 +79,8 @@ def _configure(
         capacity, available = min(capacity, quota_bytes), min(available, quota_bytes)
     headspace = headspace_default_bytes(capacity) if headspace_bytes is None else headspace_bytes
     config = new_config(
-        repository_id=secrets.token_bytes(REPOSITORY_ID_BYTES),
-        id_key=secrets.token_bytes(ID_KEY_BYTES),
+        repository_id=os.urandom(REPOSITORY_ID_BYTES),
+        id_key=os.urandom(ID_KEY_BYTES),
         capacity_bytes=capacity,
         volume_class=found.volume_class,
         created_ns=clock.now_ns(),

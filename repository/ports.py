@@ -36,6 +36,10 @@ class SpaceProbe(Protocol):
         """As an ordinary user sees it (f_bavail), for root too: how full the volume is."""
         ...
 
+    def growth_bytes(self) -> int:
+        """What growth may take: as available, for root too; below zero where root has taken of what is kept for it."""
+        ...
+
     def allocatable_bytes(self) -> int:
         """What this process could take: root also has the part that is kept for root."""
         ...

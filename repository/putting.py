@@ -7,7 +7,7 @@ leased from the moment it is looked up. Both hold because hits and places are se
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from repository.climbing import Climber
 from repository.codec import Codec, Payload
@@ -20,7 +20,7 @@ from repository.index.index import Index
 from repository.leases import Lease
 from repository.ledger import Claim, Ledger
 from repository.packs.growing import PackGrower
-from repository.packs.openpack import Batch
+from repository.packs.openpack import Batch, OpenPack
 from repository.packs.openpacks import OpenPacks
 from repository.packs.writer import PackWriter, Placed
 from repository.units import KIB
@@ -38,13 +38,27 @@ def stream_of(kind: RecordKind, stored_length: int) -> Stream:
     return Stream.SMALL if kind in (RecordKind.CHUNK, RecordKind.JOURNAL) else Stream.TREE
 
 
-@dataclass(slots=True)
-class _New:
+class _New(NamedTuple):
     """A payload that has to be stored, and its cost in the ledger's unit."""
 
     item: int
     payload: Payload
     cost: int
+
+
+@dataclass(slots=True)
+class _Run:
+    """Records that are given places in one pack, one behind the other, while the state lock is held.
+
+    `usable_before`: the pack's room when the run began; `first`: how many records of the batch had places then; `cost`:
+    what the run took so far, in the ledger's unit.
+    """
+
+    pack: OpenPack
+    stream: Stream
+    usable_before: int
+    first: int
+    cost: int = 0
 
 
 @dataclass(slots=True)
@@ -154,10 +168,11 @@ class Putter:
     def _store(self, this: _Round, fresh: list[int]) -> None:
         if not fresh:
             return
-        news: list[_New] = []
-        for item in fresh:
-            payload = self._codec.compress(this.payloads[item])
-            news.append(_New(item, payload, self._ledger.record_cost(HEADER_BYTES + len(payload.buffer))))
+        packed = self._codec.compress_many([this.payloads[item] for item in fresh])
+        news = [
+            _New(item, payload, self._ledger.record_cost(HEADER_BYTES + len(payload.buffer)))
+            for item, payload in zip(fresh, packed, strict=True)
+        ]
         stream = stream_of(this.kind, HEADER_BYTES + len(news[0].payload.buffer))
         self._cover(this.claim, sum(new.cost for new in news), stream)
         try:
@@ -187,8 +202,7 @@ class Putter:
         anywhere = False
         while done < len(news):
             with self._state:
-                while done < len(news) and self._settle(this, news[done], anywhere=anywhere):
-                    done += 1
+                done = self._settle(this, news, done, anywhere=anywhere)
             if done < len(news):
                 stored_length = HEADER_BYTES + len(news[done].payload.buffer)
                 try:
@@ -198,29 +212,55 @@ class Putter:
                         raise
                     anywhere = True
 
-    def _settle(self, this: _Round, new: _New, *, anywhere: bool) -> bool:
-        """Under the state lock: a place for one record, or the one another thread just gave it. False: no room."""
-        item, payload, cost = new.item, new.payload, new.cost
-        if this.shared:
-            known = self._index.peek(this.ids[item])
-            if known is not None and self._take_hit(this, item, known):
-                return True
-        stored_length = HEADER_BYTES + len(payload.buffer)
-        pack = self._packs.find(stream_of(this.kind, stored_length), cost, anywhere=anywhere)
-        if pack is None:
-            return False
-        before = pack.usable(self._ledger)
-        raw_length = len(this.payloads[item])
-        place = pack.append(this.kind, payload.flags, this.ids[item], raw_length, stored_length)
-        self._ledger.spend(this.claim, cost, before - pack.usable(self._ledger))
+    def _settle(self, this: _Round, news: list[_New], done: int, *, anywhere: bool) -> int:
+        """Under the state lock: a place for each from number `done` on, or the one another thread just gave it.
+
+        Returns the number of the first for which there is no room. What neighbours in a pack take is settled with the
+        ledger and the lease once for all of them.
+        """
+        run: _Run | None = None
+        try:
+            while done < len(news):
+                item, payload, cost = news[done]
+                record_id = this.ids[item]
+                if this.shared:
+                    known = self._index.peek(record_id)
+                    if known is not None and self._take_hit(this, item, known):
+                        done += 1
+                        continue
+                stored_length = HEADER_BYTES + len(payload.buffer)
+                stream = stream_of(this.kind, stored_length)
+                if run is None or run.stream is not stream or run.pack.room(self._ledger) < cost:
+                    self._account(this, run)
+                    pack = self._packs.find(stream, cost, anywhere=anywhere)
+                    if pack is None:
+                        run = None
+                        return done
+                    run = _Run(pack, stream, pack.usable(self._ledger), len(this.placed))
+                raw_length = len(this.payloads[item])
+                place = run.pack.append(this.kind, payload.flags, record_id, raw_length, stored_length)
+                run.cost += cost
+                self._index.insert(record_id, place.number)
+                self._pending[record_id] = this.batch
+                this.placed.append(
+                    Placed(place, this.kind, payload.flags, record_id, payload.buffer, payload.xxh3, run.pack)
+                )
+                this.results[item] = Stored(record_id, place.number, raw_length, stored_length, new=True)
+                done += 1
+        finally:
+            self._account(this, run)
+        return done
+
+    def _account(self, this: _Round, run: _Run | None) -> None:
+        """Under the state lock: what the records of a run took."""
+        if run is None or not run.cost:
+            return
+        pack = run.pack
+        self._ledger.spend(this.claim, run.cost, run.usable_before - pack.usable(self._ledger))
+        run.cost = 0
         pack.dirty = True
         pack.batches.add(this.batch)
-        self._index.insert(this.ids[item], place.number)
-        self._pending[this.ids[item]] = this.batch
-        this.lease.add(place.number)
-        this.placed.append(Placed(place, this.kind, payload.flags, this.ids[item], payload.buffer, payload.xxh3, pack))
-        this.results[item] = Stored(this.ids[item], place.number, raw_length, stored_length, new=True)
-        return True
+        this.lease.update([placed.place.number for placed in this.placed[run.first :]])
 
     def _write(self, placed: list[Placed]) -> None:
         by_pack: dict[PackIndex, list[Placed]] = {}

@@ -11,7 +11,6 @@ from pyroaring import BitMap64
 
 from repository.bitmaps import BitmapReader, SnapshotBitmap, bitmap_bytes_max, store_bitmap
 from repository.catalog import Catalog
-from repository.errors import DamagedError
 from repository.format.bitmap import CHAIN_MAX
 from repository.format.catalog import Head, Slot
 from repository.format.record import Stored
@@ -20,8 +19,7 @@ from repository.leases import Lease
 from repository.ledger import Claim
 from repository.policy.collect import packs_of
 from repository.reach import walk
-from repository.roots import Root
-from repository.snapshots import LIVE_SOURCE
+from repository.roots import Root, bitmap_of, roots_by_source
 from repository.store import RecordStore
 
 log = logging.getLogger(__name__)
@@ -80,12 +78,8 @@ class _Touched(NamedTuple):
 
 def _touched(store: RecordStore, catalog: Catalog, left: BitMap64) -> Iterator[_Touched]:
     """Roots in the order of their sources, then of time, so that each bitmap's difference is read once."""
-    by_source: dict[str, list[Root]] = {}
-    for slot in catalog.slots():
-        by_source.setdefault(slot.source, []).append(slot)
-    by_source.setdefault(LIVE_SOURCE, []).append(catalog.head())
     reader = BitmapReader(store)
-    for run in by_source.values():
+    for run in roots_by_source(catalog).values():
         first = True
         for root in run:
             found = _look(reader, root, left)
@@ -97,17 +91,13 @@ def _touched(store: RecordStore, catalog: Catalog, left: BitMap64) -> Iterator[_
 def _look(reader: BitmapReader, root: Root, left: BitMap64) -> tuple[SnapshotBitmap | None, bool] | None:
     if root.manifest == NO_ID:
         return None
-    if root.bitmap != NO_ID:
-        try:
-            bitmap = reader.read(root.bitmap, root=root.manifest)
-        except DamagedError as error:
-            log.info("bitmap.unreadable", extra={"error": str(error)})
-        else:
-            renew = bitmap.chain.intersect(left)
-            if renew or root.manifest_number in left or bitmap.numbers.intersect(left):
-                return bitmap, renew
-            return None
-    return None, True
+    bitmap = bitmap_of(reader, root)
+    if bitmap is None:
+        return None, True
+    renew = bitmap.chain.intersect(left)
+    if renew or root.manifest_number in left or bitmap.numbers.intersect(left):
+        return bitmap, renew
+    return None
 
 
 def readdress_bytes(store: RecordStore, catalog: Catalog, left: BitMap64) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from repository.catalog import Catalog
+from repository.configfile import read_config
 from repository.errors import DamagedError, VolumeError
 from repository.format.catalog import HEAD_SLOT, Head, Slot, SlotState, SnapshotKind
 from repository.format.journal import NO_MARK
@@ -24,7 +25,6 @@ from repository.lock import WriteLock
 from repository.policy.naming import implicit_name
 from repository.ports import Clock, Progress
 from repository.reach import walk
-from repository.repo import read_config
 from repository.snapshots import LIVE_SOURCE
 from repository.storage.volume import Volume
 from repository.store import RecordStore

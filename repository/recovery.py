@@ -1,7 +1,7 @@
 """Recovery: drives the ladder for whoever met a full disk, and finds the way back.
 
 One driver at a time, in the order in which they came (`Turns`): a climb, a collection on request, the giving back, the
-monitor's look. What to do next is decided by `policy/ladder.py` and done by `steps.py`.
+monitor's look. How one drives is said in `driving.py`.
 
 Locks, in the order in which they may be taken: the publisher's commit lock and bitmap lock (a `put` under them may
 climb), the turn, the collector's lock, the snapshots' lock, the catalog's lock, the store's locks (sync, grow, state),
@@ -10,60 +10,32 @@ under no lock of its own, and `RecordStore.without_climbing` keeps whoever has t
 """
 
 import logging
-import random
-import threading
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 from repository.collect import Collector, CollectReport
+from repository.driving import Driver
 from repository.errors import BallastError, DamagedError, NoSpaceError
 from repository.events import EventRing
 from repository.policy.collect import WINDOW_NS, Safety
-from repository.policy.ladder import State, step
 from repository.policy.levels import Level
-from repository.policy.retention import Randomness
-from repository.policy.room import Needs, Sight, least_bytes, return_bytes
-from repository.policy.rungs import (
-    Broke,
-    Changed,
-    Effect,
-    Event,
-    Interrupted,
-    Mode,
-    Purpose,
-    Refuse,
-    Refused,
-    Rest,
-    Retry,
-    Seen,
-    Step,
-    Tidy,
-)
+from repository.policy.room import least_bytes, return_bytes
+from repository.policy.rungs import Mode, Refused, Rest, Retry, Seen, Tidy
 from repository.ports import Clock, Progress
 from repository.refusal import disk_full_text
 from repository.snapshots import Snapshots
 from repository.space import Space
-from repository.status import MODE_EVENT, RECOVERY_EVENT
-from repository.steps import RecoverySettings, Run, Steps
+from repository.steps import RecoverySettings
 from repository.store import RecordStore
-from repository.turns import Turns
-from repository.units import NS_PER_S, format_size
 
 log = logging.getLogger(__name__)
 
 __all__ = ["Mode", "Recovery", "RecoverySettings"]
 
 GAVE_UP_EVENT: Final = "job.gave_up"
-_NOWHERE: Final = Sight(0, 0)
 
 
-class Recovery:
-    """Recovery of one repository. Thread safe.
-
-    `settings`, `rng` and `on_change` may be set at any time. `on_change` is told each new mode, on whatever thread
-    found it: it must neither block nor call back.
-    """
+class Recovery(Driver):
+    """Recovery of one repository. Thread safe."""
 
     def __init__(
         self,
@@ -75,19 +47,7 @@ class Recovery:
         events: EventRing,
         clock: Clock,
     ) -> None:
-        self.settings = RecoverySettings()
-        self.rng: Randomness = random.SystemRandom()
-        self.on_change: Callable[[Mode], None] | None = None
-        self._store = store
-        self._space = space
-        self._collector = collector
-        self._snapshots = snapshots
-        self._events = events
-        self._clock = clock
-        self._turns = Turns()
-        self._lock = threading.Lock()
-        """Over steps of the machine and the counters; innermost, never held over a system call."""
-        self._state = State(Needs(segment_bytes=0, margin_bytes=0))
+        super().__init__(store=store, space=space, collector=collector, snapshots=snapshots, events=events, clock=clock)
         self._climbs = 0
         self._recovered = False
         """How many climbs have ended, and how the last one did."""
@@ -95,24 +55,8 @@ class Recovery:
         self._refusal = ""
         self._level = Level.HEALTHY
         self._collection_due = False
-        self._stopping = False
-        self._steps = Steps(
-            store=store,
-            space=space,
-            collector=collector,
-            snapshots=snapshots,
-            events=events,
-            clock=clock,
-            run=Run(0, self.settings, self.rng),
-            hurry=self._hurried,
-        )
 
     # --- what anybody may ask ----------------------------------------------------------------------------------
-
-    @property
-    def mode(self) -> Mode:
-        """The mode now. Never blocks."""
-        return Mode.FAILED if self._store.failed else self._state.mode
 
     @property
     def level(self) -> Level:
@@ -144,14 +88,6 @@ class Recovery:
         with self._lock:
             due, self._collection_due = self._collection_due, False
             return due
-
-    def stop(self) -> None:
-        """The repository is about to be closed: collections end between their rounds. Never blocks."""
-        self._stopping = True
-
-    def changed(self) -> None:
-        """Something may have come free: the next allocation that fails is worth a climb. Never blocks."""
-        self._step(Changed())
 
     # --- growth ------------------------------------------------------------------------------------------------
 
@@ -202,14 +138,9 @@ class Recovery:
             if queued:
                 with self._lock:
                     self._waiting_bytes -= needed
-        self._remember_refused(needed)
+        self._note_refused(needed)
         self._store.check_writable()
         raise NoSpaceError(self._refusal or str(error), needed) from error
-
-    def _remember_refused(self, needed: int) -> None:
-        with self._lock:
-            if self._state.refuses:
-                self._state, _ = step(self._state, Refused(needed, _NOWHERE))
 
     def _climb(self, error: NoSpaceError, waiting_bytes: int) -> bool:
         """With the turn."""
@@ -304,7 +235,7 @@ class Recovery:
         """Whether a collection should keep no window, unless told to: the reserve is missing and does not fit, or the
         last job that was given up for want of room (within a window's time) would still not fit. Writes nothing."""
         sight = self._space.sight()
-        if not sight.whole and sight.available_bytes < sight.missing_bytes:
+        if not sight.whole and not sight.refits:
             return True
         given_up = [event for event in self._events.events() if event.name == GAVE_UP_EVENT]
         if not given_up or self._clock.now_ns() - given_up[-1].time_ns > WINDOW_NS:
@@ -360,85 +291,4 @@ class Recovery:
         largest = sorted(zip(freed, listed, strict=True), key=lambda found: found[0], reverse=True)
         return disk_full_text(
             self._space.root, max(needed, 0), sight.missing_bytes, [(slot.name, nbytes) for nbytes, slot in largest]
-        )
-
-    # --- driving -----------------------------------------------------------------------------------------------
-
-    def _begin(self) -> None:
-        self._steps.begin(self.settings, self.rng)
-        needs = self._space.needs()
-        margin = self.settings.margin_bytes
-        if margin is not None:
-            needs = replace(needs, margin_bytes=margin)
-        with self._lock:
-            self._state = replace(self._state, needs=needs, auto_delete=self.settings.auto_delete)
-
-    def _step(self, event: Event) -> tuple[Effect, ...]:
-        with self._lock:
-            before = self._state.mode
-            self._state, effects = step(self._state, event)
-            mode = self._state.mode
-        if mode is not before:
-            self._changed_mode(before, mode)
-        return effects
-
-    def _changed_mode(self, before: Mode, mode: Mode) -> None:
-        log.info("recovery.mode", extra={"mode": mode.value, "before": before.value})
-        self._store.allow_caches(mode is Mode.NORMAL)
-        if self.on_change is not None:
-            self.on_change(mode)
-
-    def _drive(self, event: Event) -> Effect | None:
-        """From an event to the end, one effect after the other. With the turn."""
-        before = self._state.mode
-        if self._store.failed and self._state.mode is not Mode.FAILED:
-            self._step(Broke())
-        try:
-            with self._store.without_climbing():
-                while True:
-                    effects = self._step(event)
-                    if not effects:
-                        return None
-                    if isinstance(effects[0], Retry | Refuse):
-                        return effects[0]
-                    event = self._steps.carry_out(effects[0])
-        finally:
-            if self._state.step is not Step.IDLE:
-                self._step(Interrupted(self._last_sight()))
-            mode = self._state.mode
-            if mode is not before and {mode, before} & {Mode.READ_ONLY, Mode.FAILED}:
-                self._events.add(MODE_EVENT, {"mode": mode.value, "before": before.value})
-
-    def _last_sight(self) -> Sight:
-        """When something went wrong that is not about room: a volume that does not answer lacks everything."""
-        try:
-            return self._space.sight()
-        except BallastError:
-            return Sight(0, 1)
-
-    def _hurried(self) -> bool:
-        """Whether a collection should end early: at the end of all, or the margin's when somebody climbs."""
-        return self._stopping or (self._state.purpose is Purpose.REST and self._turns.waiting() > 0)
-
-    # --- telling -----------------------------------------------------------------------------------------------
-
-    def _tell(self, error: NoSpaceError, outcome: str) -> None:
-        """One event for a climb, unless there turned out to be room without it."""
-        run = self._steps.run
-        if not run.steps:
-            return
-        pause_s = max(0, self._clock.now_ns() - run.began_ns) / NS_PER_S
-        trigger = f"{format_size(error.needed_bytes)} did not fit" if error.needed_bytes else str(error)
-        freed = self._state.freed_bytes
-        log.info("recovery.done", extra={"outcome": outcome, "freed_bytes": freed, "pause_s": round(pause_s, 3)})
-        self._events.add(
-            RECOVERY_EVENT,
-            {
-                "trigger": trigger,
-                "steps": list(run.steps),
-                "freed_bytes": freed,
-                "deleted_snapshots": list(run.thinned),
-                "pause_s": round(pause_s, 3),
-                "outcome": outcome,
-            },
         )

@@ -6,13 +6,17 @@ What moved along with its directory is no rename of its own.
 """
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Final, NamedTuple
 
 from repository.format.inode import Inode, NodeKind
 
 RENAMES_MAX: Final = 100_000
 """Deleted paths, and added ones, among which renames are looked for: about 60 MB. Beyond it none are named."""
+CANDIDATES_MAX: Final = 64
+"""Deleted paths with the same content that are looked at for one with the same name."""
 
 
 class Traces(NamedTuple):
@@ -66,21 +70,25 @@ class Renames:
 
     def _match(self, directories: bool, keys: Iterable[tuple[int, bytes]], *, by_content: bool) -> None:
         """Pair what has one key, the outermost directories first; of several with the same name if there is one."""
-        by_key: dict[int, list[bytes]] = {}
+        by_key: dict[int, deque[bytes]] = {}
         for key, path in keys:
-            by_key.setdefault(key, []).append(path)
+            by_key.setdefault(key, deque()).append(path)
         wanted = [path for path, one in self._came.items() if one.is_directory == directories]
         for path in sorted(wanted, key=lambda one: (one.count(b"/"), one)):
             traces = self._came[path]
             own = traces.content if by_content else traces.identity
             if own is None or own not in by_key or path in self._settled or path in self.old_of:
                 continue
-            free = [one for one in by_key[own] if one not in self._taken and one not in self.new_of]
-            by_key[own] = free
-            name = path.rpartition(b"/")[2]
-            old = next((one for one in free if one.rpartition(b"/")[2] == name), free[0] if free else None)
+            old = self._candidate(by_key[own], path.rpartition(b"/")[2])
             if old is not None and (not directories or self._take_along(old, path)):
                 self.new_of[old], self.old_of[path] = path, old
+
+    def _candidate(self, paths: deque[bytes], name: bytes) -> bytes | None:
+        """One of `paths` that is free yet, called `name` if one of the next is; those in front that are not free go."""
+        while paths and (paths[0] in self._taken or paths[0] in self.new_of):
+            paths.popleft()
+        some = [one for one in islice(paths, CANDIDATES_MAX) if one not in self._taken and one not in self.new_of]
+        return next((one for one in some if one.rpartition(b"/")[2] == name), some[0] if some else None)
 
     def _take_along(self, old: bytes, new: bytes) -> bool:
         """What lies under the same name in both directories stayed where it was in them. False, and nothing is taken,

@@ -39,6 +39,8 @@ COPY_BATCH_BYTES: Final = 8 * MIB
 """Records read and put in one call: in memory at once."""
 _STREAMS: Final = 3
 """Kinds of packs that copies may go to: for each a pack may be begun, with room that the ledger doesn't count."""
+_COPIES_PARTS, _PARTS = 3, 4
+"""So much of what is left of the headroom goes to copies; the rest to framing, and a place for each record."""
 
 
 class _Copied(NamedTuple):
@@ -171,7 +173,7 @@ class Repacker:
     def _headroom_bytes(self) -> int:
         """What can be copied when the volume has nothing left at all."""
         headroom = self._store.headroom
-        return max(0, headroom.left_bytes() - headroom.kept_bytes) * 3 // 4  # framing, and a place for each record
+        return max(0, headroom.left_bytes() - headroom.kept_bytes) * _COPIES_PARTS // _PARTS
 
     def _move(self, chosen: Sequence[PackLoad], bitmaps_bytes: int, kept: BitMap64, lease: Lease) -> int:
         nbytes = sum(load.copy_bytes for load in chosen) + bitmaps_bytes

@@ -4,12 +4,9 @@ Composes the parts and holds no rule of its own. Opening for writing takes the l
 the intent, seals packs of dead processes, mends the catalog and gives the reserve back what it lacks, in this order.
 """
 
-import errno
 import logging
-import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -17,20 +14,21 @@ from typing import Final, Self
 from repository.catalog import Catalog
 from repository.check.report import CheckReport
 from repository.collect import Collector, CollectReport
-from repository.errors import BallastError, NoRepositoryError, NoSpaceError, VolumeError
+from repository.configfile import read_config
+from repository.errors import BallastError, NoSpaceError
 from repository.events import EventRing
 from repository.format.catalog import Head, Slot, SnapshotKind
-from repository.format.config import CONFIG_MAX_BYTES, CONFIG_NAME, Config, decode_config
+from repository.format.config import Config
 from repository.format.inode import Inode, NodeKind
 from repository.format.journal import JournalMark
 from repository.format.manifest import Manifest, decode_manifest
 from repository.founding import found
-from repository.ids import NO_ID, ROOT_FILE_ID, FileId, PackIndex
+from repository.ids import NO_ID, ROOT_FILE_ID, PackIndex
 from repository.intent import IntentFile
-from repository.journal import journal_floor
 from repository.leases import Lease
 from repository.ledger import Claim
 from repository.lock import WriteLock, current_holder
+from repository.marks import Marks
 from repository.policy.collect import Safety
 from repository.ports import Clock, Progress, SpaceProbe
 from repository.publish import Publisher, SnapshotWish, Tree
@@ -99,6 +97,7 @@ class Repository:
             events=events,
             clock=clock,
         )
+        self.marks: Final = Marks(catalog, self.snapshots, store, self.collector.planner, clock, lock)
         self._closed = False
 
     # --- making, opening, closing ------------------------------------------------------------------------------
@@ -165,7 +164,7 @@ class Repository:
                 probe=probe,
             )
             if writable:
-                catalog.stop = store
+                catalog.heed(store)
                 repository.space.ensure_reserve()
                 store.guard_growth(repository.recovery.guard)
                 store.on_no_space(repository.recovery.climb)
@@ -239,11 +238,6 @@ class Repository:
         if root.manifest == NO_ID:
             return None
         return decode_manifest(self.store.read(root.manifest).payload)
-
-    def next_file_id(self) -> FileId:
-        """The first file id that neither `live` nor any snapshot, deleted ones included, has given away."""
-        used = [slot.next_file_id for slot in self.catalog.slots()]
-        return FileId(max([self.catalog.head().next_file_id, *used]))
 
     def root(self, root: Slot | Head) -> Inode:
         """The root directory; an empty one for a head without a commit. Raises DamagedError."""
@@ -323,38 +317,6 @@ class Repository:
         """It may be deleted again."""
         return self.snapshots.pin(slot, pinned=False)
 
-    # --- the mount ---------------------------------------------------------------------------------------------
-
-    def mark_mounted(self, mountpoint: str | None = None) -> Head:
-        """A writer of `live` begins. Returns the head as it was: `clean` False means that the last did not end well."""
-        assert self.lock is not None
-        with self.snapshots.lock:
-            before = self.catalog.head()
-            self.catalog.set_head(_changed(before, clean=False, mounted_ns=self.clock.now_ns()))
-        self.lock.describe(mountpoint)
-        return before
-
-    def restart_journal(self) -> JournalMark:
-        """Begin a new chain behind the head, once all that was pending is committed; returns where it goes on.
-
-        What crashes left behind the head can never join it again, even where it looks whole later: flushes that were
-        not acknowledged then must not come back now.
-        """
-        with self.snapshots.lock:
-            head = self.catalog.head()
-            mark = JournalMark(head.journal.sequence, secrets.randbits(64))
-            self.catalog.set_head(replace(head, journal=mark, journal_floor=journal_floor(self.store)))
-        self.collector.planner.journal_is_leased = True
-        return mark
-
-    def mark_unmounted(self) -> None:
-        """The writer of `live` ended, and everything that it acknowledged is committed."""
-        assert self.lock is not None
-        with self.snapshots.lock:
-            head = self.catalog.head()
-            self.catalog.set_head(_changed(head, clean=True, unmounted_ns=self.clock.now_ns()))
-        self.lock.describe(None)
-
     # --- room and health ---------------------------------------------------------------------------------------
 
     def unique_bytes(self, slots: Sequence[Slot] | None = None) -> list[int]:
@@ -397,28 +359,3 @@ class _PackUsage:
 
     def allocated_bytes(self) -> int:
         return self._store.spare_allocated_bytes() + sum(info.allocated_bytes for info in self._store.packs())
-
-
-def _changed(head: Head, *, clean: bool, mounted_ns: int | None = None, unmounted_ns: int | None = None) -> Head:
-    return replace(
-        head,
-        clean=clean,
-        mounted_ns=head.mounted_ns if mounted_ns is None else mounted_ns,
-        unmounted_ns=head.unmounted_ns if unmounted_ns is None else unmounted_ns,
-    )
-
-
-def read_config(volume: Volume) -> Config:
-    """The configuration. Raises NoRepositoryError where there is none, or it is damaged."""
-    try:
-        with volume.open(CONFIG_NAME) as handle:
-            data = handle.pread(CONFIG_MAX_BYTES, 0)
-    except VolumeError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            raise NoRepositoryError(
-                f"There is no repository in '{volume.root}'; ballast init {volume.root} makes one."
-            ) from error
-        raise
-    config = decode_config(data)
-    volume.believe(config.volume_class)
-    return config

@@ -32,18 +32,23 @@ EXACT_BATCH: Final = 64
 """Bitmaps made exact under one sync: the sync costs more than most of the walks."""
 
 
+def bitmap_of(reader: BitmapReader, root: Root) -> SnapshotBitmap | None:
+    """The bitmap of a root that has a tree; None where there is none that can be read: the tree has to be walked."""
+    if root.bitmap == NO_ID:
+        return None
+    try:
+        return reader.read(root.bitmap, root=root.manifest)
+    except DamagedError as error:
+        log.info("bitmap.unreadable", extra={"error": str(error)})
+        return None
+
+
 def root_numbers(store: RecordStore, reader: BitmapReader, root: Root) -> BitMap64:
     """Everything that `root` keeps: its tree, its manifest, its bitmap's own records. Raises DamagedError."""
     if root.manifest == NO_ID:
         return BitMap64()
-    if root.bitmap != NO_ID:
-        try:
-            bitmap = reader.read(root.bitmap, root=root.manifest)
-        except DamagedError as error:
-            log.info("bitmap.unreadable", extra={"error": str(error)})
-        else:
-            return bitmap.kept | BitMap64((root.manifest_number,))
-    return walk(store, [root.manifest])
+    bitmap = bitmap_of(reader, root)
+    return walk(store, [root.manifest]) if bitmap is None else bitmap.kept | BitMap64((root.manifest_number,))
 
 
 def roots_by_source(catalog: Catalog) -> dict[str, list[Root]]:

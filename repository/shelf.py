@@ -22,10 +22,7 @@ from repository.packs.openpack import OpenPack
 from repository.packs.reader import PackReader
 from repository.packs.table import KnownPack, PackInfo, PackTable
 from repository.packs.writer import Sealed
-from repository.storage.volume import FileHandle, Volume
-
-_SECTOR_BYTES: Final = 512
-"""The unit of st_blocks."""
+from repository.storage.volume import STAT_BLOCK_BYTES, FileHandle, Volume
 
 
 class PackShelf:
@@ -131,7 +128,7 @@ class PackShelf:
             index=pack.index,
             sealed=pack.sealed,
             records=len(pack.columns) if pack.columns is not None else pack.records,
-            allocated_bytes=blocks * _SECTOR_BYTES,
+            allocated_bytes=blocks * STAT_BLOCK_BYTES,
             stream=pack.stream,
             created_ns=pack.created_ns,
             written_ns=pack.written_ns,

@@ -85,8 +85,7 @@ class Snapshots:
         """Move to the trash, durable. Raises BusyError for a pinned one, NoSuchSnapshotError for one that is gone."""
         with self.lock:
             now = self._current(slot, SlotState.LIVE)
-            if now.pinned:
-                raise BusyError(f"'{now.name}' is pinned; unpin it first (ballast snapshot unpin REPO {now.name}).")
+            require_unpinned(now)
             gone = replace(now, state=SlotState.TRASH, deleted_ns=max(1, self._clock.now_ns()))
             self._catalog.change([gone])
         self._events.add("snapshot.deleted", {"name": gone.name, "id": id_text(gone.snapshot_id)})
@@ -115,8 +114,7 @@ class Snapshots:
             now = self._current(slot, SlotState.LIVE)
             if now.name == name:
                 return now
-            if now.pinned:
-                raise BusyError(f"'{now.name}' is pinned; unpin it first (ballast snapshot unpin REPO {now.name}).")
+            require_unpinned(now)
             self._require_free(name, now)
             renamed = replace(now, name=name, kind=SnapshotKind.NAMED)
             self._catalog.change([renamed])
@@ -139,16 +137,15 @@ class Snapshots:
             raise NoSuchSnapshotError(f"'{slot.name}' is not {where}.")
         return now
 
-    def _require_free(self, name: str, but: Slot) -> None:
+    def _require_free(self, name: str, but: Slot | None = None) -> None:
         for other in self.listed():
-            if other.name == name and other.snapshot_id != but.snapshot_id:
+            if other.name == name and (but is None or other.snapshot_id != but.snapshot_id):
                 raise NameTakenError(f"There is a snapshot '{name}' already.")
 
     def require_name(self, name: str) -> None:
         """Raises UsageError or NameTakenError unless a new snapshot can be called `name`."""
         check_name(name)
-        if any(other.name == name for other in self.listed()):
-            raise NameTakenError(f"There is a snapshot '{name}' already.")
+        self._require_free(name)
 
     # --- holding -----------------------------------------------------------------------------------------------
 
@@ -202,6 +199,12 @@ class Snapshots:
 def id_text(snapshot_id: SnapshotId) -> str:
     """A snapshot's id as people and JSON see it."""
     return f"{snapshot_id:0{ID_DIGITS}x}"
+
+
+def require_unpinned(slot: Slot) -> None:
+    """Raises BusyError for a pinned snapshot: whoever pinned it finds it, and where it was."""
+    if slot.pinned:
+        raise BusyError(f"'{slot.name}' is pinned; unpin it first (ballast snapshot unpin REPO {slot.name}).")
 
 
 def is_listed(slot: Slot) -> bool:

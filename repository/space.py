@@ -63,17 +63,15 @@ class ReserveState:
 
 
 def create_reserve(volume: Volume, reserve_bytes: int) -> None:
-    """Allocate the reserve for the first time, durable. Raises NoSpaceError and leaves nothing then."""
-    handle = volume.create(RESERVE_FILE)
-    try:
-        if reserve_bytes:
-            allocate_reserve(handle, reserve_bytes)
-        handle.fsync()
-    except NoSpaceError:
-        handle.close()
-        volume.unlink(RESERVE_FILE)
-        raise
-    handle.close()
+    """Allocate the reserve for the first time, durable. Raises NoSpaceError, VolumeError, and leaves nothing then."""
+    with volume.create(RESERVE_FILE) as handle:
+        try:
+            if reserve_bytes:
+                allocate_reserve(handle, reserve_bytes)
+            handle.fsync()
+        except BaseException:
+            volume.unlink(RESERVE_FILE)
+            raise
 
 
 def check_room_for_init(available_bytes: int, reserve_bytes: int, headspace_bytes: int, fixed_bytes: int) -> None:
@@ -105,6 +103,7 @@ class Space:
         self._whole_at_ns: int | None = None
         """When the reserve was last seen whole; None while it is not."""
         self._last_available_bytes = 0
+        self._last_kept_bytes = 0
 
     @property
     def root(self) -> Path:
@@ -120,11 +119,8 @@ class Space:
 
     def used_bytes(self) -> int:
         """Blocks of all files under the repository, in bytes; looks at each of them."""
-        files = [
-            RESERVE_FILE,
-            *FIXED_FILES,
-            *(f"{INDEX_DIRECTORY}/{name}" for name in self._volume.listdir(INDEX_DIRECTORY)),
-        ]
+        caches = self._volume.listdir(INDEX_DIRECTORY) if self._volume.exists(INDEX_DIRECTORY) else []
+        files = [RESERVE_FILE, *FIXED_FILES, *(f"{INDEX_DIRECTORY}/{name}" for name in caches)]
         return sum(_allocated(self._volume, name) for name in files) + self._usage.allocated_bytes()
 
     def room(self) -> Room:
@@ -140,21 +136,21 @@ class Space:
         missing = self.reserve().missing_bytes
         inodes = True
         try:
-            self._last_available_bytes = self._allocatable_bytes()
+            self._last_available_bytes, self._last_kept_bytes = self._look()
             inodes = not self._probe.capacity_inodes() or self._probe.available_inodes() > 0
         except VolumeError:  # told as a level
             pass
-        available = self._last_available_bytes
-        if self._account is not None:
-            available = min(available, self._account.left_bytes())
-        return Sight(available, missing, inodes)
+        available, kept = self._last_available_bytes, self._last_kept_bytes
+        if self._account is not None and (left := self._account.left_bytes()) < available:
+            available, kept = left, 0
+        return Sight(available, missing, inodes, kept)
 
-    def _allocatable_bytes(self) -> int:
-        """What growth and the reserve may take. Raises VolumeError where the probe fails."""
-        allocatable = self._probe.allocatable_bytes()
+    def _look(self) -> tuple[int, int]:
+        """What growth may take, and what is kept for root, which the reserve may take too. Raises VolumeError."""
+        growth = self._probe.growth_bytes()
         if self._volume.frees_late:
-            allocatable = max(0, allocatable - cushion_bytes(self._probe.capacity_bytes()))
-        return allocatable
+            return max(0, growth - cushion_bytes(self._probe.capacity_bytes())), 0
+        return growth, max(0, self._probe.allocatable_bytes() - growth)
 
     def needs(self) -> Needs:
         """What recovery measures room by. Where the probe fails, nothing beyond what must be."""
@@ -226,7 +222,7 @@ class Space:
         Raises SyncFailedError; another error of the volume leaves it missing.
         """
         state = self.reserve()
-        if state.whole or self.sight().available_bytes < state.missing_bytes:
+        if state.whole or not self.sight().refits:
             return state
         if not self._volume.exists(RESERVE_FILE):
             return self.ensure_reserve()
@@ -281,16 +277,24 @@ class Space:
     # --- the guard -------------------------------------------------------------------------------------------
 
     def require_growth(self, needed_bytes: int = 0) -> None:
-        """The guard before anything grows. Raises NoSpaceError while the reserve is missing, or beyond the quota.
+        """The guard before anything grows. Raises NoSpaceError while the reserve is missing, beyond the quota, and
+        where an ordinary user would find no room: what a volume keeps for root is not for data.
 
         Asked for each segment: the reserve is looked at once a second, the quota's account is kept by addition.
         """
         if not self._known_whole() and not self.reserve().whole:
             raise NoSpaceError(self.shortage(), needed_bytes)
-        if self._volume.frees_late and self.sight().available_bytes < needed_bytes:
+        if not self._growth_fits(needed_bytes):
             raise NoSpaceError(self.shortage(needed_bytes), needed_bytes)
         if self._account is not None and not self._account.grant(needed_bytes):
             raise NoSpaceError(self.shortage(needed_bytes), needed_bytes)
+
+    def _growth_fits(self, nbytes: int) -> bool:
+        """Whether the volume has so much for growth; a probe that fails stops nobody."""
+        try:
+            return self._look()[0] >= nbytes
+        except VolumeError:
+            return True
 
     def _known_whole(self) -> bool:
         with self._lock:
@@ -300,9 +304,9 @@ class Space:
     def shortage(self, needed_bytes: int = 0) -> str:
         """One sentence: why nothing grows, and what helps. `needed_bytes`: of what did not fit."""
         sight, state = self.sight(), self.reserve()
-        free = f"{format_size(sight.available_bytes)} free"
+        free = f"{format_size(max(0, sight.available_bytes))} free"
         if not state.whole:
-            short = max(0, state.missing_bytes - sight.available_bytes)
+            short = max(0, state.missing_bytes - sight.available_bytes - sight.kept_bytes)
             return (
                 f"The reserve ({format_size(state.wanted_bytes)}) is missing and does not fit: {free}. "
                 f"Delete a snapshot (ballast snapshot list REPO) or free {format_size(short)} on this disk."

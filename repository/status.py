@@ -1,5 +1,6 @@
 """What `ballast status` shows, as one frozen value with stable keys."""
 
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -15,6 +16,8 @@ from repository.units import NS_PER_S, format_size
 
 if TYPE_CHECKING:
     from repository.repo import Repository
+
+log = logging.getLogger(__name__)
 
 MODE_EVENT: Final = "mode.changed"
 """Name of the events that tell of read-only and failed mode, and of their end."""
@@ -53,11 +56,7 @@ class Status:
             "mode": self.mode,
             "available_bytes": self.room.available_bytes,
             "capacity_bytes": self.room.capacity_bytes,
-            "reserve": {
-                "whole": self.reserve.whole,
-                "bytes": min(self.reserve.bytes_, self.reserve.wanted_bytes),
-                "wanted_bytes": self.reserve.wanted_bytes,
-            },
+            "reserve": reserve_json(self.reserve),
             "snapshots": self.snapshots,
             "chunks": self.chunks,
             "content_bytes": self.content_bytes,
@@ -94,6 +93,15 @@ class Status:
         return "\n".join(lines)
 
 
+def reserve_json(state: ReserveState) -> dict[str, Json]:
+    """The reserve, as in `status --json` and `reserve --json`."""
+    return {
+        "whole": state.whole,
+        "bytes": min(state.bytes_, state.wanted_bytes),
+        "wanted_bytes": state.wanted_bytes,
+    }
+
+
 def _recovery(event: Event) -> Json:
     document: dict[str, Json] = {"time": _rfc3339(event.time_ns)}
     for key in ("trigger", "steps", "freed_bytes", "deleted_snapshots", "pause_s", "outcome"):
@@ -127,12 +135,14 @@ def gather(repository: "Repository", holder: Holder | None) -> Status:
     level = space.level()
     try:
         room = space.room()
-    except VolumeError:
+    except VolumeError as error:
+        log.info("status.no_room", extra={"error": str(error)})  # the level says `unknown`
         room = Room(0, 0)
     listed = repository.listed()
     try:
         reclaimable: int | None = repository.reclaimable_bytes()
-    except DamagedError:
+    except DamagedError as error:
+        log.info("status.nothing_reclaimable", extra={"error": str(error)})
         reclaimable = None
     infos = repository.store.packs()
     reserve = space.reserve()

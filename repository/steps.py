@@ -93,6 +93,7 @@ class Steps:
         self._clock = clock
         self.run = run
         self._hurry = hurry
+        self._step_began_ns = 0
 
     def begin(self, settings: RecoverySettings, rng: Randomness) -> None:
         """A new way through the ladder."""
@@ -101,6 +102,7 @@ class Steps:
     def carry_out(self, effect: Effect) -> Event:
         """Do it, and say what came of it. An error of the volume frees nothing and stops nothing, but for one that
         ends all writing."""
+        self._step_began_ns = self._clock.now_ns()
         try:
             match effect:
                 case Release():
@@ -133,12 +135,14 @@ class Steps:
         return Released(self._space.sight())
 
     def _collect(self, effect: Collect) -> Event:
-        freed, starved = 0, False
+        freed, starved, wish = 0, False, effect.enough_bytes
+        if wish is not None and not self._space.frees_by_copying:
+            wish += effect.more_bytes
         try:
             report = self._collector.collect(
                 Safety.NONE,
                 exactness=False,
-                enough_bytes=effect.enough_bytes,
+                enough_bytes=wish,
                 trash=effect.trash,
                 stop=self._hurry,
             )
@@ -157,7 +161,8 @@ class Steps:
         except BallastError as error:
             self._note("not_collected", f"collect: {error}")
         self._space.freed(freed)
-        return Collected(freed, self._space.sight(), starved)
+        gave_way = self._hurry() and (wish is None or freed < wish)
+        return Collected(freed, self._space.sight(), starved, gave_way)
 
     def _look_closer(self) -> Event:
         until_ns = self._clock.now_ns() + int(LOOK_CLOSER_S * NS_PER_S)
@@ -222,5 +227,7 @@ class Steps:
         return GaveBack(self._space.sight())
 
     def _note(self, event: str, text: str, **figures: int) -> None:
-        self.run.steps.append(text)
-        log.info("recovery.step", extra={"step": event, "text": text, **figures})
+        """What a step did, with the seconds that it took."""
+        seconds = max(0, self._clock.now_ns() - self._step_began_ns) / NS_PER_S
+        self.run.steps.append(f"{text} in {seconds:.3f} s")
+        log.info("recovery.step", extra={"step": event, "text": text, "seconds": round(seconds, 4), **figures})

@@ -1,4 +1,4 @@
-"""The record store: records in and out, by id. Composed from packs, ledger and index.
+"""The record store: records in and out, by id. Composed from packs, ledger and index; whole packs: `keeping.py`.
 
 Two invariants meet here: an id that `put` has answered is readable and leased from that moment on, and no look-up
 answers with a number that was condemned. Both rest on the state lock, under which places are given, look-up results
@@ -7,7 +7,7 @@ enter their lease, and numbers are condemned. It is never held over a system cal
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Self
 
@@ -25,18 +25,20 @@ from repository.errors import (
     VolumeError,
 )
 from repository.format.config import Config
-from repository.format.pack import PackDirectory, Stream
+from repository.format.pack import Stream
 from repository.format.record import RAW_MAX_BYTES, Buffer, ChunkRef, Place, Record, RecordKind, Stored
 from repository.headroom import Headroom
-from repository.ids import PackIndex, RecordId, RecordNumber
+from repository.ids import PackIndex, RecordId
 from repository.index.index import Index
 from repository.index.keeper import SegmentKeeper
+from repository.keeping import PackKeeping
 from repository.leases import Lease, LeaseTable
 from repository.ledger import Claim, Ledger
-from repository.packs.growing import PackGrower, Unguarded
+from repository.packs.growing import Unguarded
 from repository.packs.load import PackLoader
 from repository.packs.openpacks import OpenPacks
-from repository.packs.reader import PackReader
+from repository.packs.reader import PackReader, runs_of
+from repository.packs.sparing import SpareGrower
 from repository.packs.table import PackInfo, PackTable
 from repository.packs.writer import PackWriter
 from repository.ports import Clock
@@ -47,11 +49,10 @@ from repository.storage.volume import Volume
 
 __all__ = ["Claim", "Lease", "PackInfo", "RecordStore"]
 
-_LAST_NUMBER: Final = RecordNumber((1 << 64) - 1)
 _log: Final = logging.getLogger(__name__)
 
 
-class RecordStore:
+class RecordStore(PackKeeping):
     """Records of one repository. Thread safe. Every method may block on I/O except `try_claim` and `forfeit`."""
 
     def __init__(self, volume: Volume, config: Config, *, writable: bool, clock: Clock) -> None:
@@ -80,7 +81,7 @@ class RecordStore:
             writable=writable,
         )
         self._packs = OpenPacks(self._ledger, self._table)
-        self._grower = PackGrower(
+        self._grower = SpareGrower(
             volume=volume,
             config=config,
             ledger=self._ledger,
@@ -293,11 +294,18 @@ class RecordStore:
         return self._reader.read(place, None)
 
     def read_many(self, ids: Sequence[RecordId]) -> list[Record]:
-        """The records of `ids`, in their order; read in the order of their places. Raises as `read`."""
+        """The records of `ids`, in their order; neighbours in a pack are read in one call. Raises as `read`."""
+        for record_id in ids:
+            self._putter.wait_for(record_id)
         places = self._index.find(ids, to_share=False)
-        numbers = [_LAST_NUMBER if place is None else place.number for place in places]
-        records = {item: self.read(ids[item]) for item in sorted(range(len(ids)), key=numbers.__getitem__)}
-        return [records[item] for item in range(len(ids))]
+        records: dict[int, Record] = {}
+        for run in runs_of(places):
+            wanted = [place for item in run if (place := places[item]) is not None]
+            try:
+                records.update(zip(run, self._reader.read_run(wanted, [ids[item] for item in run]), strict=True))
+            except (DamagedError, VolumeError):
+                continue  # one by one, below: other copies are tried, and what is damaged is told
+        return [records[item] if item in records else self.read(ids[item]) for item in range(len(ids))]
 
     def copies(self, record_id: RecordId) -> list[Place]:
         """Every place where a record with this id lies: more than one where damage was healed by a later put."""
@@ -347,79 +355,6 @@ class RecordStore:
                 self._keeper.tend(everything=True)
                 self._shelf.remove_stump()
         self._reader.close()
-
-    # -- packs, for the collector and check --------------------------------------------------------------------
-
-    def packs(self) -> list[PackInfo]:
-        """Every pack but the spare one, by index; one `stat` each. Raises VolumeError."""
-        spare = self._spare_index()
-        return [info for info in self._shelf.packs() if info.index != spare]
-
-    def pack_indexes(self) -> frozenset[PackIndex]:
-        """Which packs there are, without asking the volume."""
-        spare = self._spare_index()
-        return self._shelf.indexes() - (frozenset() if spare is None else {spare})
-
-    def spare_pack(self) -> PackIndex | None:
-        """The pack that is allocated and holds no record, for when there is no other room."""
-        return self._spare_index()
-
-    def spare_allocated_bytes(self) -> int:
-        """Blocks of the spare pack and of the stub behind it, in bytes. Raises VolumeError."""
-        return self._grower.spare_allocated_bytes()
-
-    def _spare_index(self) -> PackIndex | None:
-        with self._state:
-            spare = self._packs.spare
-            return None if spare is None else spare.pack
-
-    def pack_info(self, pack: PackIndex) -> PackInfo | None:
-        """One pack, by one `stat`; None where it is gone. Raises VolumeError."""
-        return self._shelf.info(pack)
-
-    def directory(self, pack: PackIndex) -> PackDirectory:
-        """The columns of one pack; rows of records that are void, torn or punched have kind 0.
-
-        Raises MissingRecordError for an unknown pack, VolumeError.
-        """
-        return self._shelf.directory(pack)
-
-    def condemn(self, numbers: BitMap64) -> BitMap64:
-        """No look-up answers with these numbers again. Returns those condemned: `numbers` without leased ones."""
-        with self._state:
-            condemned = numbers - self._leases.union()
-            self._index.condemn(condemned)
-        return condemned
-
-    def retire(self, numbers: BitMap64) -> BitMap64 | None:
-        """No put answers with these numbers again, while they are read as before: a put of the same bytes stores them
-        anew. Forgotten by the next process.
-
-        Returns what `reinstate` takes; None, and nothing is retired, where a lease holds one of them.
-        """
-        with self._state:
-            return None if self._leases.union().intersect(numbers) else self._index.retire(numbers)
-
-    def reinstate(self, retired: BitMap64) -> None:
-        """What was retired stays where it is, and may be shared again."""
-        with self._state:
-            self._index.reinstate(retired)
-
-    def drop_pack(self, pack: PackIndex) -> None:
-        """Remove a sealed pack, all of whose records are condemned. Does nothing where it is gone already.
-
-        The newest pack keeps its header, and goes later: its index must never be given again. Raises VolumeError.
-        """
-        self.check_writable()
-        self._shelf.drop(pack)
-
-    def punch(self, pack: PackIndex, ranges: Iterable[tuple[int, int]]) -> None:
-        """Punch (offset, length) ranges out of a sealed pack, whose records there are condemned; durable on return.
-
-        The pack is marked as punched first. Raises MissingRecordError, VolumeError, SyncFailedError.
-        """
-        self.check_writable()
-        self._shelf.punch(pack, list(ranges))
 
     def check_writable(self) -> None:
         """Raises ReadOnlyError where this was opened for reading, or a write or sync has failed."""

@@ -5,7 +5,6 @@ Nothing heavy is imported here: `ballast --help` is quick, and works without wha
 
 import argparse
 from collections.abc import Callable
-from importlib import metadata
 from typing import Final, NoReturn
 
 from repository.errors import EXIT_USAGE, UsageError
@@ -56,6 +55,8 @@ class _Version(argparse.Action):
     """`--version`, looked up only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib import metadata  # late: it brings in half of the library for mail
+
         try:
             version = metadata.version(DISTRIBUTION)
         except metadata.PackageNotFoundError:

@@ -1,9 +1,9 @@
 """The command `ballast`: finds the command's module, runs it, turns what it raises into a line and an exit code."""
 
 import argparse
+import gc
 import importlib
 import logging
-import logging.handlers
 import os
 import resource
 import sys
@@ -20,6 +20,8 @@ _log = logging.getLogger(__name__)
 
 OPEN_FILES_WANTED: Final = 16_384
 """A very deep tree needs a descriptor per level; the usual soft limit is 1,024."""
+GC_THRESHOLD: Final = 10_000
+"""New containers between two looks for garbage: batches hold thousands of them, and hardly any form cycles."""
 LOG_VARIABLE: Final = "BALLAST_LOG"
 """A level (debug, info, ...): the log then goes to standard error. Without it nothing is logged."""
 
@@ -35,13 +37,16 @@ class Command(Protocol):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `ballast` with these words (the process's own by default); returns the exit code."""
     _prepare_streams()
+    _start_quickly()
     args = build_parser().parse_args(argv)
     start_logging()
     _raise_open_files()
     try:
         if args.module != "mount":  # it watches signals itself
             INTERRUPTS.watch()
-        code = _load(str(args.module)).run(args)
+        command = _load(str(args.module))
+        _settle_down()
+        code = command.run(args)
         sys.stdout.flush()
     except BrokenPipeError:
         _forget_stdout()
@@ -56,6 +61,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         _tell(_crashed(error, args))
         return EXIT_FAILED
     return code
+
+
+def _start_quickly() -> None:
+    """What is imported stays: looking for garbage among it, and threads for linear algebra, are a tenth of a start."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    gc.disable()
+
+
+def _settle_down() -> None:
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
+    gc.enable()
 
 
 def _load(module: str) -> Command:
@@ -135,6 +152,8 @@ def _write_crash(text: str, repo: Path | None) -> str:
     except OSError as error:
         _log.info("cli.crash_log", extra={"error": str(error)})
     if os.path.exists("/dev/log"):
+        import logging.handlers  # late, as it brings in pickle, queues and sockets
+
         handler = logging.handlers.SysLogHandler("/dev/log")
         handler.emit(logging.makeLogRecord({"msg": f"ballast: {text}", "levelno": logging.ERROR, "levelname": "ERROR"}))
         return "what the system's log says"

@@ -7,6 +7,7 @@ from fusefs.cli.output import print_json, print_line
 from fusefs.cli.repositories import reading, writing_unmounted
 from repository.errors import EXIT_DONE, NoSpaceError
 from repository.space import ReserveState
+from repository.status import reserve_json
 from repository.units import format_size
 
 INSTEAD: Final = "it lends the reserve and gives it back by itself"
@@ -28,13 +29,7 @@ def run(args: argparse.Namespace) -> int:
                 if not state.whole:
                     raise NoSpaceError(repo.space.shortage(), state.missing_bytes)
     if args.json:
-        print_json(
-            {
-                "whole": state.whole,
-                "bytes": min(state.bytes_, state.wanted_bytes),
-                "wanted_bytes": state.wanted_bytes,
-            }
-        )
+        print_json(reserve_json(state))
     else:
         print_line(_text(state, args.repo))
     return EXIT_DONE

@@ -11,11 +11,11 @@ from typing import NamedTuple
 from fusefs.cli.exactly import look_closer
 from fusefs.cli.output import print_json, print_line
 from fusefs.cli.repositories import reading, through_mount, writing
-from repository.errors import EXIT_DONE, BusyError, DamagedError, LockedError
+from repository.errors import EXIT_DONE, DamagedError, LockedError
 from repository.format.catalog import Slot
 from repository.policy.collect import Safety
 from repository.repo import Repository
-from repository.snapshots import id_text
+from repository.snapshots import id_text, require_unpinned
 from repository.units import format_size
 
 
@@ -60,8 +60,7 @@ def _found(repo: Repository, names: list[str]) -> list[Slot]:
     """The snapshots, each once. Raises NoSuchSnapshotError, and BusyError for a pinned one."""
     slots = {slot.snapshot_id: slot for slot in (repo.find(name) for name in names)}
     for slot in slots.values():
-        if slot.pinned:
-            raise BusyError(f"'{slot.name}' is pinned; unpin it first (ballast snapshot unpin REPO {slot.name}).")
+        require_unpinned(slot)
     return list(slots.values())
 
 

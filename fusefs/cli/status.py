@@ -3,11 +3,15 @@
 import argparse
 import os
 from dataclasses import replace
+from typing import Final
 
 from fusefs.cli.output import print_json, print_line
 from fusefs.cli.repositories import reading
 from repository.errors import EXIT_DONE, BallastError
 from repository.status import Status
+
+ANSWER_WAIT_S: Final = 10.0
+"""How long the mount is waited for: one that hangs must not keep its owner from looking."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,7 +33,7 @@ def _mode(repo: str, status: Status) -> str:
     from fusefs import control  # late: it brings trio along
 
     try:
-        answer = control.request(os.path.abspath(repo), "status")["status"]
+        answer = control.request(os.path.abspath(repo), "status", timeout_s=ANSWER_WAIT_S)["status"]
     except (BallastError, KeyError):
         return status.mode
     mode = answer.get("mode") if isinstance(answer, dict) else None

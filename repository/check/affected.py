@@ -53,7 +53,8 @@ class AffectedFiles:
         self._reader = repository.reader
         self._lost = lost
         self._known: dict[tuple[RecordId | None, RecordId | None], list[tuple[bytes, str]]] = {}
-        """What was found in directories that were walked already."""
+        """What was found in directories that were walked already: some 200 bytes for each that differs from all others,
+        and AFFECTED_MAX paths at most."""
 
     def all(self) -> tuple[Affected, ...]:
         """Everything that is affected, by path; at most AFFECTED_MAX."""

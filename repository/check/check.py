@@ -5,12 +5,12 @@ look at a structure rules out, the others take for granted: records by the packs
 comparing with the walks.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from repository.catalog import CATALOG_FILE
 from repository.check.affected import AffectedFiles
+from repository.check.findings import Findings
 from repository.check.packs import check_packs
-from repository.check.report import CheckReport, Finding, Severity
+from repository.check.report import CheckReport
 from repository.check.trees import TreeCheck
 from repository.errors import BallastError, DamagedError, VolumeError
 from repository.events import EVENTS_FILE
@@ -24,44 +24,13 @@ from repository.intent import INTENT_FILE
 from repository.journal import pending
 from repository.lock import LOCK_BYTES, LOCK_FILE
 from repository.packs.load import PACK_DIRECTORIES
+from repository.slotfile import CATALOG_FILE
 from repository.space import RESERVE_FILE
 from repository.units import format_size
 
 if TYPE_CHECKING:
     from repository.ports import Progress
     from repository.repo import Repository
-
-FINDINGS_MAX: Final = 10_000
-"""Findings kept: who has more needs the first ones, and memory has a bound."""
-
-
-class Findings:
-    """Gathers findings up to FINDINGS_MAX."""
-
-    def __init__(self) -> None:
-        self._findings: list[Finding] = []
-        self._more = 0
-
-    def error(self, place: str, what: str) -> None:
-        """Something cannot be read."""
-        self._add(Finding(Severity.ERROR, place, what))
-
-    def warning(self, place: str, what: str) -> None:
-        """Something is not as it should be, and nothing is lost."""
-        self._add(Finding(Severity.WARNING, place, what))
-
-    def _add(self, finding: Finding) -> None:
-        if len(self._findings) < FINDINGS_MAX:
-            self._findings.append(finding)
-        else:
-            self._more += 1
-
-    def all(self) -> tuple[Finding, ...]:
-        """What was found, and how many more there are."""
-        if not self._more:
-            return tuple(self._findings)
-        rest = Finding(Severity.ERROR, "check", f"{self._more} further findings are not listed")
-        return (*self._findings, rest)
 
 
 def check_repository(
@@ -75,8 +44,8 @@ def check_repository(
     packs = check_packs(repository, findings, read_data=read_data, progress=progress)
     trees = TreeCheck(repository, findings)
     snapshots = trees.check_all()
-    for place, what in packs.vague if trees.lost else ():
-        findings.error(place, what)
+    if trees.lost:
+        findings.take(packs.vague)
     _check_journal(repository, findings)
     lost = frozenset(one for one in packs.damaged if _is_lost(repository, one)) | trees.lost
     affected = AffectedFiles(repository, lost).all() if lost else ()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 from pyroaring import BitMap64
 
+from repository.check.findings import Findings
 from repository.codec import Codec
 from repository.errors import BallastError, DamagedError, VolumeError
 from repository.format.pack import (
@@ -27,7 +28,6 @@ from repository.storage.volume import FileHandle
 from repository.units import MIB
 
 if TYPE_CHECKING:
-    from repository.check.check import Findings
     from repository.ports import Progress
     from repository.repo import Repository
 
@@ -39,7 +39,7 @@ WINDOW_BYTES: Final = 4 * MIB
 class PackFigures(NamedTuple):
     """How much was looked at. `damaged`: ids of records that something needs and that are not what they were.
 
-    `vague`: (place, what) of records that are named by bitmaps which may hold too much, and that are not there: damage
+    `vague`: findings about records that are named by bitmaps which may hold too much, and that are not there: damage
     where a tree misses records; else an emergency has collected them.
     """
 
@@ -47,11 +47,11 @@ class PackFigures(NamedTuple):
     records: int
     read_bytes: int
     damaged: frozenset[RecordId]
-    vague: tuple[tuple[str, str], ...]
+    vague: Findings
 
 
 def check_packs(
-    repository: "Repository", findings: "Findings", *, read_data: bool, progress: "Progress | None"
+    repository: "Repository", findings: Findings, *, read_data: bool, progress: "Progress | None"
 ) -> PackFigures:
     """Every pack: its header, its end, and its records that something needs."""
     kept = _kept(repository, findings)
@@ -59,7 +59,7 @@ def check_packs(
     infos = repository.store.packs()
     known = {info.index for info in infos}
     _check_unknown(repository, findings, known)
-    vague: list[tuple[str, str]] = []
+    vague = Findings()
     _check_missing(findings, known, kept, needed, vague)
     if progress is not None:
         progress.start("checking packs", sum(info.allocated_bytes for info in infos))
@@ -82,10 +82,10 @@ def check_packs(
             progress.advance(info.allocated_bytes, 0)
     if progress is not None:
         progress.finish()
-    return PackFigures(len(infos), records, read_bytes, frozenset(damaged), tuple(vague))
+    return PackFigures(len(infos), records, read_bytes, frozenset(damaged), vague)
 
 
-def _kept(repository: "Repository", findings: "Findings") -> BitMap64 | None:
+def _kept(repository: "Repository", findings: Findings) -> BitMap64 | None:
     """What some root needs; None where that cannot be told (every record counts as needed then)."""
     try:
         return all_kept(repository.store, repository.catalog)
@@ -94,7 +94,7 @@ def _kept(repository: "Repository", findings: "Findings") -> BitMap64 | None:
         return None
 
 
-def _check_unknown(repository: "Repository", findings: "Findings", known: set[PackIndex]) -> None:
+def _check_unknown(repository: "Repository", findings: Findings, known: set[PackIndex]) -> None:
     for pack in list_packs(repository.volume):
         if pack in known:
             continue
@@ -122,11 +122,11 @@ def _is_foreign(repository: "Repository", pack: PackIndex, start: bytes) -> bool
 
 
 def _check_missing(
-    findings: "Findings",
+    findings: Findings,
     known: set[PackIndex],
     kept: BitMap64 | None,
     needed: BitMap64 | None,
-    vague: list[tuple[str, str]],
+    vague: Findings,
 ) -> None:
     """Packs that something needs and that are not there, or hold nothing that can be read."""
     if kept is None or needed is None:
@@ -138,7 +138,7 @@ def _check_missing(
             if needed & numbers:
                 findings.error(pack_path(pack), text)
             else:
-                vague.append((pack_path(pack), text))
+                vague.error(pack_path(pack), text)
 
 
 class _PackCheck:
@@ -147,11 +147,11 @@ class _PackCheck:
     def __init__(
         self,
         repository: "Repository",
-        findings: "Findings",
+        findings: Findings,
         info: PackInfo,
         roots: tuple[BitMap64 | None, BitMap64 | None],
         damaged: set[RecordId],
-        vague: list[tuple[str, str]],
+        vague: Findings,
     ) -> None:
         self._repository = repository
         self._findings = findings
@@ -203,7 +203,7 @@ class _PackCheck:
                 if needed[position]:
                     self._findings.error(place, text)
                 else:
-                    self._vague.append((place, text))
+                    self._vague.error(place, text)
             there = there & alive
         found: list[int] = np.flatnonzero(there).tolist()
         return found

@@ -1,19 +1,21 @@
 """Verifying snapshots: every tree can be read to its end, and every bitmap covers what its tree needs."""
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from pyroaring import BitMap64
 
 from repository.bitmaps import BitmapReader
+from repository.check.findings import Findings
 from repository.errors import BallastError, DamagedError
 from repository.format.catalog import Head, Slot, SlotState
 from repository.format.record import Record
 from repository.ids import NO_ID, RecordId, RecordNumber, pack_of, position_of
 from repository.reach import ReachCounter, split_references
+from repository.roots import roots_by_source
 
 if TYPE_CHECKING:
-    from repository.check.check import Findings
     from repository.repo import Repository
 
 BATCH: Final = 64
@@ -27,7 +29,7 @@ PLACES_MAX: Final = 20
 class TreeCheck:
     """Walks every root once, in time order: what two roots share is read once."""
 
-    def __init__(self, repository: "Repository", findings: "Findings") -> None:
+    def __init__(self, repository: "Repository", findings: Findings) -> None:
         self._store = repository.store
         self._catalog = repository.catalog
         self._findings = findings
@@ -37,16 +39,9 @@ class TreeCheck:
 
     def check_all(self) -> int:
         """Check all snapshots and the head; returns how many snapshots."""
-        slots = self._catalog.slots()
-        by_source: dict[str, list[Slot | Head]] = {}
-        for slot in slots:
-            by_source.setdefault(slot.source, []).append(slot)
-        head = self._catalog.head()
-        if head.manifest != NO_ID:
-            by_source.setdefault("live", []).append(head)
-        for run in by_source.values():
-            self._check_run(run)
-        return len(slots)
+        for run in roots_by_source(self._catalog).values():
+            self._check_run([root for root in run if root.manifest != NO_ID])
+        return len(self._catalog.slots())
 
     def _check_run(self, run: Sequence[Slot | Head]) -> None:
         counter: ReachCounter | None = None
@@ -91,7 +86,7 @@ class TreeCheck:
         give a block back, and that a later process takes for good again.
         """
         found = BitMap64()
-        for number in list(missing)[:HEALED_MAX]:
+        for number in islice(missing, HEALED_MAX):
             pack, position = pack_of(RecordNumber(number)), position_of(RecordNumber(number))
             copies = self._store.copies(self._store.directory(pack).id_at(position))
             if any(copy.number in numbers for copy in copies):
@@ -117,7 +112,8 @@ class TreeCheck:
                 except DamagedError as error:
                     damaged += 1
                     self.lost.add(record_id)
-                    self._findings.error(_name(root), str(error))
+                    if damaged <= PLACES_MAX:
+                        self._findings.error(_name(root), str(error))
                     continue
                 damaged += self._name_missing(root, [one for one in refers.leaves if one not in seen], damaged)
                 seen.update(refers.leaves)

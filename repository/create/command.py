@@ -293,7 +293,7 @@ class _Run:
         self._notices = notices
         self._progress = progress
         self._store = _CountingStore(repo, growth)
-        self._ids = FileIds(repo.next_file_id())
+        self._ids = FileIds(repo.catalog.next_file_id())
 
     def create(self, paths: list[bytes], source: str, parent: Slot | None) -> Created:
         repo, request = self._repo, self._request

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from repository.create.source import Directory
-from repository.format.inode import EMPTY_DIR, DirRef, Entry, Inode, Totals
+from repository.format.inode import EMPTY_DIR, DirRef, Inode, Totals
 from repository.ids import FileId
+from repository.trees.reader import Row
 
 
 @dataclass(slots=True)
@@ -95,12 +96,12 @@ class BaseCursor:
 
     __slots__ = ("_entries", "_next")
 
-    def __init__(self, entries: Iterator[Entry]) -> None:
+    def __init__(self, entries: Iterator[Row]) -> None:
         self._entries = entries
         self._next = next(entries, None)
 
-    def take(self, name: bytes, gone: list[bytes]) -> Inode | None:
-        """The parent's inode called `name`; names that lie before it, and were not asked for, go to `gone`."""
+    def take(self, name: bytes, gone: list[bytes]) -> Row | None:
+        """The parent's entry called `name`; names that lie before it, and were not asked for, go to `gone`."""
         entry = self._next
         while entry is not None and entry.name < name:
             gone.append(entry.name)
@@ -109,7 +110,7 @@ class BaseCursor:
             self._next = entry
             return None
         self._next = next(self._entries, None)
-        return entry.inode
+        return entry
 
     def rest(self) -> list[bytes]:
         """All names behind the last one that was asked for."""

@@ -25,8 +25,8 @@ from repository.units import MIB
 
 BUFFER_BYTES: Final = 4 * MIB
 """Bytes of a large file that go to the store in one call: about sixteen chunks."""
-RING_BUFFERS: Final = 3
-"""One being read, two being stored."""
+RING_BUFFERS: Final = 5
+"""One being read, four being stored or waiting for it: where one is slow to compress, the next two are not held up."""
 EXTENTS_AT_ONCE: Final = 65_536
 """Extents of one file held in memory (about 16 GiB of it) before they are written as records."""
 CHANGED: Final = "it changed while it was read, twice; what was read last is stored"
@@ -278,6 +278,8 @@ class _Whole(NamedTuple):
 
 def _extents(offsets: list[int], stored: list[Stored]) -> list[Extent]:
     """The extents of whole chunks that begin at `offsets` in the file."""
+    if len(offsets) == 1 == len(stored):
+        return [Extent(offsets[0], stored[0].raw_length, stored[0].id, 0)]
     return [Extent(offset, one.raw_length, one.id, 0) for offset, one in zip(offsets, stored, strict=True)]
 
 

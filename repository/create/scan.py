@@ -28,9 +28,11 @@ from repository.create.events import (
 )
 from repository.create.exclude import CACHE_TAG_NAME, CACHE_TAG_SIGNATURE, Excludes
 from repository.create.source import Directory, SourceError, Xattrs, kind_of, open_ancestor, xattrs_of
-from repository.format.inode import DirRef, Entry, Extent, ExtentsRef, Inode, NodeKind
+from repository.format.inode import DirRef, Extent, ExtentsRef, Inode, NodeKind
+from repository.format.stats import Stat
 from repository.ids import FileId, RecordId
 from repository.notices import Notices
+from repository.trees.reader import Row
 from repository.units import NS_PER_S
 
 RACY_NS: Final = 2 * NS_PER_S
@@ -40,7 +42,11 @@ RACY_NS: Final = 2 * NS_PER_S
 class BaseReader(Protocol):
     """What is read of the parent snapshot."""
 
-    def scan(self, ref: DirRef, after: bytes | None = None) -> Iterator[Entry]: ...
+    def load_below(self, ref: DirRef) -> None: ...
+
+    def scan_rows(self, ref: DirRef) -> Iterator[Row]: ...
+
+    def inode_of(self, row: Row) -> Inode: ...
 
     def link(self, links: RecordId | None, file_id: FileId) -> Inode | None: ...
 
@@ -181,25 +187,46 @@ class Scanner:
         self._enter(None, b"", directory, base, wanted)
 
     def step(self) -> bool:
-        """Look at one more name. False when everything has been told."""
+        """Look at names until there is something to tell. False when everything has been told."""
         if not self._stack:
             return False
         level = self._stack[-1]
-        name = next(level.names, None)
-        if name is None:
-            if level.cursor is not None:
-                self._gone(level.frame, level.cursor.rest())
-            self.events.append(FrameDone(level.frame))
-            level.directory.release()
-            self._stack.pop()
-            return True
-        base: Inode | None = None
+        depth = len(self._stack)
+        gone: list[bytes] = []
+        plain = level.wanted is None and not self._options.mounts and not self._options.excludes
+        for name in level.names:
+            base = None if level.cursor is None else level.cursor.take(name, gone)
+            if gone:
+                self._gone(level.frame, gone)
+                gone = []
+            if plain and base is not None and self._still_there(level.directory, name, base.stat):
+                continue
+            if not self._visit(level, name, base) and base is not None:
+                self._gone(level.frame, [name])
+            if self.events or len(self._stack) != depth:
+                return True
         if level.cursor is not None:
-            gone: list[bytes] = []
-            base = level.cursor.take(name, gone)
-            self._gone(level.frame, gone)
-        if not self._visit(level, name, base) and base is not None:
-            self._gone(level.frame, [name])
+            self._gone(level.frame, level.cursor.rest())
+        self.events.append(FrameDone(level.frame))
+        level.directory.release()
+        self._stack.pop()
+        return True
+
+    def _still_there(self, directory: Directory, name: bytes, base: Stat) -> bool:
+        """Whether this is a file with one name that the parent has unchanged: what `_visit` would find, sooner."""
+        kind = base.kind
+        if kind is NodeKind.DIRECTORY or kind is NodeKind.LINK:
+            return False
+        try:
+            found = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
+        except OSError:
+            return False
+        if found.st_nlink != 1 or not self._unchanged(base, found):
+            return False
+        counts = self.counts
+        counts.files += 1
+        counts.unchanged_files += 1
+        counts.unchanged_bytes += base.size
         return True
 
     def close(self) -> None:
@@ -210,7 +237,7 @@ class Scanner:
     def _gone(self, frame: Frame, names: list[bytes]) -> None:
         self.events.extend(NodeFound(frame, name, None) for name in names)
 
-    def _visit(self, level: _Level, name: bytes, base: Inode | None) -> bool:
+    def _visit(self, level: _Level, name: bytes, row: Row | None) -> bool:
         """Whether an entry of this name belongs into the snapshot."""
         directory = level.directory
         wanted = level.wanted.children.get(name) if level.wanted is not None else None
@@ -228,22 +255,25 @@ class Scanner:
             return False
         try:
             if is_directory or (wanted is not None and not wanted.whole):
-                return self._visit_directory(level, name, found, base, wanted)
+                return self._visit_directory(level, name, found, self._base_inode(row), wanted)
             self.counts.files += 1
             if found.st_nlink > 1:
-                self._visit_linked(level, name, found, base)
-            elif base is not None and self._unchanged(base, found):
+                self._visit_linked(level, name, found, self._base_inode(row))
+            elif row is not None and self._unchanged(row.stat, found):
                 self.counts.unchanged_files += 1
-                self.counts.unchanged_bytes += base.size
+                self.counts.unchanged_bytes += row.stat.size
             elif stat.S_ISREG(found.st_mode):
                 task = FileTask(directory, name, self._ids.fresh(), found.st_size)
-                self.events.append(FileFound(level.frame, name, task, linked=False, base=base))
+                self.events.append(FileFound(level.frame, name, task, linked=False, base=self._base_inode(row)))
             else:
                 self.events.append(NodeFound(level.frame, name, self._special(directory, name, found)))
         except SourceError as error:
             self._unreadable(directory, name, error, explicit=wanted is not None)
             return False
         return True
+
+    def _base_inode(self, row: Row | None) -> Inode | None:
+        return None if row is None else self._reader.inode_of(row)
 
     def _unreadable(self, directory: Directory, name: bytes, error: SourceError, *, explicit: bool) -> None:
         """Tell about it, unless it merely vanished or would have been left out anyway."""
@@ -256,14 +286,12 @@ class Scanner:
             return
         self._notices.problem(directory.path_of(name), str(error))
 
-    def _unchanged(self, base: Inode, found: os.stat_result) -> bool:
+    def _unchanged(self, base: Inode | Stat, found: os.stat_result) -> bool:
         return (
-            base.ctime_ns == found.st_ctime_ns
-            and base.mtime_ns == found.st_mtime_ns
+            base.ctime_ns == found.st_ctime_ns < self._racy_ns
+            and base.mtime_ns == found.st_mtime_ns < self._racy_ns
             and (base.size == found.st_size or base.kind is not NodeKind.FILE)
             and base.kind is kind_of(found.st_mode)
-            and base.ctime_ns < self._racy_ns
-            and base.mtime_ns < self._racy_ns
         )
 
     def _special(self, directory: Directory, name: bytes, found: os.stat_result) -> Inode:
@@ -361,7 +389,8 @@ class Scanner:
         cursor = None
         if known is not None:
             frame.ref, frame.totals = known.directory, known.totals
-            cursor = BaseCursor(self._reader.scan(known.directory))
+            self._reader.load_below(known.directory)
+            cursor = BaseCursor(self._reader.scan_rows(known.directory))
         self._stack.append(_Level(frame, directory, iter(names), cursor, wanted, found.st_dev))
 
     def _directory_xattrs(self, directory: Directory, *, whole: bool) -> Xattrs:

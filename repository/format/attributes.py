@@ -1,24 +1,24 @@
 """The attribute side of inodes as columns: file ids, owners, times, xattrs; and inodes out of both sides. Pure."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Final
 
 import numpy as np
 
 from repository.format.files import FileColumns
-from repository.format.inode import DirRef, Inode, NodeKind
+from repository.format.inode import DirRef, Extent, ExtentsRef, Inode, NodeKind
 from repository.format.packing import U16_ROW, U64_ROW, Cursor, id_at, id_or_none, planes_of, refuse, split_ids
 from repository.format.xattrs import Xattrs, decode_xattrs
 from repository.ids import FILE_ID_BITS, NO_ID, RECORD_ID_BYTES, FileId, RecordId
 
 _U32: Final = (1 << 32) - 1
-_NS: Final = 1_000_000_000
+NS: Final = 1_000_000_000
 _FILE_ID_END: Final = 1 << FILE_ID_BITS
-_MODE_MAX: Final = 0o7777
-_TIME_MAX_NS: Final = (1 << 63) - 1
-_TIME_MIN_NS: Final = -(1 << 63)
+MODE_MAX: Final = 0o7777
+TIME_MAX_NS: Final = (1 << 63) - 1
+TIME_MIN_NS: Final = -(1 << 63)
 _KIND_OF: Final = (None, *NodeKind)
 _XATTRS_RECORD: Final = (1 << 16) - 1
 _ATTR_ROW: Final = struct.Struct("<QqqqIIIIIIIH")
@@ -66,6 +66,10 @@ class AttrColumns:
         """The fixed fields at `row`, as stored."""
         return _ATTR_ROW.unpack_from(self._rows, row * _ATTR_ROW.size)
 
+    def rows(self, first: int) -> Iterator[tuple[int, ...]]:
+        """The fixed fields from row `first` on, as stored."""
+        return _ATTR_ROW.iter_unpack(memoryview(self._rows)[first * _ATTR_ROW.size :])
+
     def file_id(self, row: int) -> FileId:
         """File id at `row`."""
         (found,) = U64_ROW.unpack_from(self._rows, row * _ATTR_ROW.size)
@@ -93,6 +97,11 @@ class AttrColumns:
         """Attribute listing of the directory number `ordinal`."""
         return id_or_none(self._ids, self.xattr_records + ordinal)
 
+    def children(self, ordinal: int, most: int) -> list[RecordId]:
+        """Attribute listings of the directories number `ordinal` and following, `most` of them; without empty ones."""
+        first = self.xattr_records + ordinal
+        return split_ids(self._ids[first * RECORD_ID_BYTES : (first + most) * RECORD_ID_BYTES])
+
 
 def _undo_deltas(planes: bytes, count: int) -> bytes:
     """Rows with absolute values out of planes with differences."""
@@ -115,8 +124,17 @@ def _make_deltas(rows: bytes, count: int) -> bytes:
     return table.view(np.uint8).reshape(count, _ATTR_ROW.size).T.tobytes()
 
 
-def inode_at(files: FileColumns, attrs: AttrColumns, row: int, xattrs: Xattrs) -> Inode:
-    """The inode at `row`; `xattrs` are its extended attributes, already fetched. Raises DamagedError."""
+Contents = tuple[tuple[Extent, ...] | ExtentsRef, int, int]
+"""Extents, size and allocated bytes of a FILE."""
+
+
+def inode_at(
+    files: FileColumns, attrs: AttrColumns, row: int, xattrs: Xattrs, contents: Contents | None = None
+) -> Inode:
+    """The inode at `row`; `xattrs` are its extended attributes, already fetched. Raises DamagedError.
+
+    `contents`: what `files.contents` told of the row, where that was asked.
+    """
     (file_id, atime_s, mtime_s, ctime_s, atime_n, mtime_n, ctime_n, version, uid, gid, nlink, mode) = attrs.row(row)
     kind = _KIND_OF[files.kinds[row]]
     assert kind is not None
@@ -126,20 +144,20 @@ def inode_at(files: FileColumns, attrs: AttrColumns, row: int, xattrs: Xattrs) -
         return Inode(kind, FileId(file_id))
     atime_n = (atime_n + mtime_n) & _U32
     ctime_n = (ctime_n + mtime_n) & _U32
-    atime_ns = atime_s * _NS + atime_n
-    mtime_ns = mtime_s * _NS + mtime_n
-    ctime_ns = ctime_s * _NS + ctime_n
-    if mode > _MODE_MAX or atime_n >= _NS or mtime_n >= _NS or ctime_n >= _NS:
+    atime_ns = atime_s * NS + atime_n
+    mtime_ns = mtime_s * NS + mtime_n
+    ctime_ns = ctime_s * NS + ctime_n
+    if mode > MODE_MAX or atime_n >= NS or mtime_n >= NS or ctime_n >= NS:
         refuse(attrs.origin, "a mode or time is impossible")
     if not (
-        _TIME_MIN_NS <= atime_ns <= _TIME_MAX_NS
-        and _TIME_MIN_NS <= mtime_ns <= _TIME_MAX_NS
-        and _TIME_MIN_NS <= ctime_ns <= _TIME_MAX_NS
+        TIME_MIN_NS <= atime_ns <= TIME_MAX_NS
+        and TIME_MIN_NS <= mtime_ns <= TIME_MAX_NS
+        and TIME_MIN_NS <= ctime_ns <= TIME_MAX_NS
     ):
         refuse(attrs.origin, "a time is impossible")
     common = (version, mode, uid, gid)
     if kind is NodeKind.FILE:
-        extents, size, allocated = files.extents(row)
+        extents, size, allocated = files.extents(row) if contents is None else contents
         return Inode(kind, FileId(file_id), *common, 0, size, nlink, atime_ns, mtime_ns, ctime_ns, xattrs, b"",
                      extents, allocated)  # fmt: skip
     size = files.size(row)
@@ -168,18 +186,18 @@ def encode_attrs(inodes: Sequence[Inode], inline: Sequence[bytes | None], record
     try:
         for inode, xattrs in zip(inodes, inline, strict=True):
             kind = inode.kind
-            if inode.file_id >= _FILE_ID_END or inode.mode > _MODE_MAX:
+            if inode.file_id >= _FILE_ID_END or inode.mode > MODE_MAX:
                 raise ValueError("a file id has 40 bits, a mode 12")
             if kind is NodeKind.LINK:
                 rows.append(_ATTR_ROW.pack(inode.file_id, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0))
                 lengths.append(b"\0\0")
                 continue
             for time_ns in (inode.atime_ns, inode.mtime_ns, inode.ctime_ns):
-                if not _TIME_MIN_NS <= time_ns <= _TIME_MAX_NS:
+                if not TIME_MIN_NS <= time_ns <= TIME_MAX_NS:
                     raise ValueError("a time has 64 bits")
-            atime_s, atime_n = divmod(inode.atime_ns, _NS)
-            mtime_s, mtime_n = divmod(inode.mtime_ns, _NS)
-            ctime_s, ctime_n = divmod(inode.ctime_ns, _NS)
+            atime_s, atime_n = divmod(inode.atime_ns, NS)
+            mtime_s, mtime_n = divmod(inode.mtime_ns, NS)
+            ctime_s, ctime_n = divmod(inode.ctime_ns, NS)
             rows.append(
                 _ATTR_ROW.pack(
                     inode.file_id,

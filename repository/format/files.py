@@ -1,8 +1,8 @@
 """The content side of inodes as columns: types, sizes, extents, link targets, devices, child listings. Pure."""
 
 import struct
-from collections.abc import Callable, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, islice
 from typing import Final
 
 import numpy as np
@@ -29,6 +29,7 @@ EXTENT_ROW: Final = struct.Struct("<QII")
 EXTENT_DTYPE: Final = np.dtype([("gap", "<u8"), ("length", "<u4"), ("chunk_offset", "<u4")])
 
 _U64: Final = (1 << 64) - 1
+_FILE: Final = int(NodeKind.FILE)
 _FORM_REF: Final = 255
 _FORMS: Final = bytes(range(INLINE_EXTENTS_MAX + 1)) + bytes([_FORM_REF])
 _KINDS: Final = bytes(NodeKind)
@@ -125,6 +126,62 @@ class FileColumns:
             refuse(self.origin, "an extent reaches behind the largest offset")
         return tuple(found), self._size((end + rest) & _U64), allocated
 
+    def contents(self) -> Iterator[tuple[tuple[Extent, ...] | ExtentsRef, int, int]]:
+        """What `extents` tells, of all rows in order and at a third of the cost; nothing for what is no FILE."""
+        forms = iter(self._forms)
+        extents = EXTENT_ROW.iter_unpack(self._extents)
+        ids = self._ids
+        at = 0
+        for row, kind in enumerate(self.kinds):
+            if kind != _FILE:
+                yield (), 0, 0
+                continue
+            form = next(forms)
+            if form == 1:
+                gap, length, chunk_offset = next(extents)
+                chunk = RecordId(ids[at : at + RECORD_ID_BYTES])
+                at += RECORD_ID_BYTES
+                (rest,) = U64_ROW.unpack_from(self._rests, row * U64_ROW.size)
+                end = gap + length
+                if end > SIZE_MAX_BYTES:
+                    refuse(self.origin, "an extent reaches behind the largest offset")
+                yield (Extent(gap, length, chunk, chunk_offset),), self._size((end + rest) & _U64), length
+            else:
+                if form != _FORM_REF:
+                    at += form * RECORD_ID_BYTES
+                    for _ in islice(extents, form):
+                        pass
+                yield self.extents(row)
+
+    def sizes(self, first: int) -> Iterator[tuple[int, int]]:
+        """Size and allocated bytes of the rows from `first` on; zeros for a LINK. Raises DamagedError."""
+        forms = self._forms
+        ordinal = self.kinds.count(NodeKind.FILE, 0, first)
+        references = forms.count(_FORM_REF, 0, ordinal)
+        inline = sum(forms[:ordinal]) - _FORM_REF * references
+        extents = EXTENT_ROW.iter_unpack(memoryview(self._extents)[inline * EXTENT_ROW.size :])
+        rests = U64_ROW.iter_unpack(memoryview(self._rests)[first * U64_ROW.size :])
+        for kind, (rest,) in zip(self.kinds[first:], rests, strict=True):
+            size = rest
+            allocated = 0
+            if kind == _FILE:
+                form = forms[ordinal]
+                ordinal += 1
+                if form == _FORM_REF:
+                    _, allocated = _PAIR_ROW.unpack_from(self._refs, references * _PAIR_ROW.size)
+                    references += 1
+                    if allocated > SIZE_MAX_BYTES:
+                        refuse(self.origin, "an extent list is impossibly long")
+                elif form:
+                    end = 0
+                    for gap, length, _ in islice(extents, form):
+                        end += gap + length
+                        allocated += length
+                    if end > SIZE_MAX_BYTES:
+                        refuse(self.origin, "an extent reaches behind the largest offset")
+                    size = (end + rest) & _U64
+            yield self._size(size), allocated
+
     def _size(self, size: int) -> int:
         if size > SIZE_MAX_BYTES:
             refuse(self.origin, "a size is impossible")
@@ -153,6 +210,11 @@ class FileColumns:
         files, content_bytes = _PAIR_ROW.unpack_from(self._directories, ordinal * _PAIR_ROW.size)
         child = id_or_none(self._ids, len(self._ids) // RECORD_ID_BYTES - self.directories + ordinal)
         return child, Totals(files, content_bytes)
+
+    def children(self, ordinal: int, most: int) -> list[RecordId]:
+        """Content listings of the directories number `ordinal` and following, `most` of them; without empty ones."""
+        first = len(self._ids) // RECORD_ID_BYTES - self.directories + ordinal
+        return split_ids(self._ids[first * RECORD_ID_BYTES : (first + most) * RECORD_ID_BYTES])
 
     def row_totals(self, row: int) -> Totals:
         """What the entry at `row` adds to its directory's totals."""

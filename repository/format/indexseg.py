@@ -5,6 +5,7 @@ first eight bytes of an id as a big-endian number, so keys sort as ids do.
 """
 
 import struct
+from operator import mul
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -143,7 +144,12 @@ def keys_of(ids: NDArray[np.uint8]) -> KeyArray:
 
 def second_words_of(rows: RowArray) -> KeyArray:
     """Bytes 8 to 16 of each row's id as a little-endian number: the filter's second hash."""
-    return np.ascontiguousarray(rows["rest"]).view("<u8").reshape(len(rows), 3)[:, 0].copy()
+    return rests_of(rows)[:, 0].copy()
+
+
+def rests_of(rows: RowArray) -> KeyArray:
+    """What follows the key in each row's id, as three words."""
+    return np.ascontiguousarray(rows["rest"]).view("<u8").reshape(len(rows), 3)
 
 
 def rows_of(directory: PackDirectory) -> tuple[KeyArray, RowArray]:
@@ -179,9 +185,7 @@ def place_in_row(row: bytes | memoryview, record_id: RecordId) -> Place | None:
     if rest != record_id[KEY_BYTES:]:
         return None
     words = _WORDS.unpack(row)
-    mixed = key_of(record_id) * _MULTIPLIERS[6]
-    for column in range(5):
-        mixed += words[column] * _MULTIPLIERS[column]
+    mixed = key_of(record_id) * _MULTIPLIERS[6] + sum(map(mul, words[:5], _MULTIPLIERS))
     mixed = (mixed + (words[5] & _LOW_WORD) * _MULTIPLIERS[5]) & _U64
     mixed = ((mixed ^ (mixed >> 29)) * _MULTIPLIERS[0]) & _U64
     if mixed >> 32 != check:

@@ -97,6 +97,11 @@ class DirContent:
         cursor.finish()
         self.nbytes = 200 + self.files.nbytes + sum(map(len, self.names)) + _BYTES_PER_NAME * count
 
+    @property
+    def entries(self) -> int:
+        """Number of entries."""
+        return len(self.names)
+
     def find(self, name: bytes) -> int | None:
         """The row of `name`."""
         row = bisect_left(self.names, name)
@@ -144,6 +149,12 @@ class ContentList:
         """Entries, files and content bytes of child `index`."""
         entries, files, content_bytes = self._table[index].item()
         return entries, files, content_bytes
+
+    def child_with(self, ordinal: int) -> tuple[int, int]:
+        """The child that holds the entry number `ordinal` (there has to be one), and its number in there."""
+        behind = np.cumsum(self._table["entries"])
+        index = int(np.searchsorted(behind, ordinal, side="right"))
+        return index, ordinal - (int(behind[index - 1]) if index else 0)
 
     def index_of(self, name: bytes) -> int:
         """The child that holds `name` if any does; the last one for names behind all."""

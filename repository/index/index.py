@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from pyroaring import BitMap64
 
 from repository.errors import BallastError, DamagedError, VolumeError
-from repository.format.indexseg import KEY_TYPE, keys_of
 from repository.format.pack import pack_path
 from repository.format.record import Place
-from repository.ids import RECORD_ID_BYTES, RECORDS_PER_PACK_MAX, PackIndex, RecordId, RecordNumber, pack_of
-from repository.index.segment import Segment
+from repository.ids import RECORDS_PER_PACK_MAX, PackIndex, RecordId, RecordNumber, pack_of
+from repository.index.segment import IdBatch, Segment
 from repository.packs.load import PackLoader
-from repository.packs.table import PackTable
+from repository.packs.table import KnownPack, PackTable
 from repository.storage.volume import Volume
 
 BATCH_MIN: Final = 8
@@ -160,32 +159,33 @@ class Index:
     def _fill_from_segments(
         self, ids: Sequence[RecordId], answers: list[Place | None], missing: NDArray[np.intp], to_share: bool
     ) -> None:
-        table = np.frombuffer(b"".join(ids), np.uint8).reshape(len(ids), RECORD_ID_BYTES)
-        keys = keys_of(table)
-        second_words = np.ascontiguousarray(table[:, 8:16]).view(KEY_TYPE).reshape(len(ids))
+        batch = IdBatch(ids)
         for segment in self.segments:
-            for item, places in segment.find_many(ids, keys, second_words, missing):
+            found = segment.find_many(batch, missing)
+            for item, places in found:
                 answers[item] = self._best(places, to_share)
-            missing = np.array([item for item in missing.tolist() if answers[item] is None], np.intp)
-            if not len(missing):
-                return
+            if found:
+                missing = np.array([item for item in missing.tolist() if answers[item] is None], np.intp)
+                if not len(missing):
+                    return
 
     def _best(self, places: list[Place], to_share: bool) -> Place | None:
         """The highest place that exists, is not condemned, and whose pack has no hole that the segment misses."""
-        for place in sorted(places, reverse=True):
-            if not self._exists(place.number) or not self._vetted(pack_of(place.number), to_share):
+        for place in sorted(places, reverse=True) if len(places) > 1 else places:
+            number = place.number
+            pack = pack_of(number)
+            known = self._table.packs.get(pack)
+            if known is None or number in self._condemned:
                 continue
-            if self.shareable(place.number) if to_share else self._exists(place.number):
+            if known.stamp is not None and (not self._vetted(known, to_share) or number in self._condemned):
+                continue
+            if not to_share or number not in self._damaged:
                 return place
         return None
 
-    def _vetted(self, pack: PackIndex, to_share: bool) -> bool:
-        """Make sure that the numbers of `pack` which were punched after the segment was written are condemned."""
-        known = self._table.packs.get(pack)
-        if known is None:
-            return False
-        if known.stamp is None:
-            return True
+    def _vetted(self, known: KnownPack, to_share: bool) -> bool:
+        """Make sure that the numbers of a pack which were punched after the segment was written are condemned."""
+        pack = known.index
         try:
             stat = self._volume.stat(pack_path(pack))
             gone = BitMap64()
@@ -207,9 +207,13 @@ class Index:
 
     def wanted(self, numbers: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Which of `numbers` a new segment should hold: not condemned, of a pack that exists."""
+        if not len(numbers):
+            return np.zeros(0, np.bool_)
         packs = numbers >> np.uint64(16)
-        present = np.array([pack for pack in np.unique(packs).tolist() if pack in self._table], np.uint64)
-        keep = np.isin(packs, present)
+        distinct = np.sort(packs)  # np.unique and np.isin would load numpy.ma, which costs more than all of this
+        distinct = distinct[np.append(True, distinct[1:] != distinct[:-1])]
+        present = np.array([pack in self._table for pack in distinct.tolist()], np.bool_)
+        keep: NDArray[np.bool_] = present[distinct.searchsorted(packs)]
         condemned = self._condemned
         if condemned:
             candidates = np.flatnonzero(keep)

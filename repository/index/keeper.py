@@ -82,8 +82,6 @@ class SegmentKeeper:
 
     def _sequences(self, *, writable: bool) -> list[int]:
         try:
-            if writable and not self._volume.exists(INDEX_DIRECTORY):
-                self._volume.mkdir(INDEX_DIRECTORY)
             names = self._volume.listdir(INDEX_DIRECTORY)
             if writable:
                 for name in names:
@@ -192,6 +190,8 @@ class SegmentKeeper:
             self._remove(segment.sequence, writable=True)
 
     def _write(self, slices: Iterator[Rows], rows_max: int, covered: list[CoveredPack]) -> Segment:
+        if not self._volume.exists(INDEX_DIRECTORY):  # somebody removed it, as anybody may
+            self._volume.mkdir(INDEX_DIRECTORY)
         sequence = self._next_sequence
         self._next_sequence += 1
         write_segment(

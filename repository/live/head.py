@@ -23,13 +23,17 @@ from repository.live.journaling import replay
 from repository.live.node import Node
 from repository.live.tree import Base, LiveTree
 from repository.reach import locate_all
-from repository.repo import Repository, SnapshotWish, Tree
+from repository.repo import ROOT_MODE, Repository, SnapshotWish, Tree
 from repository.snapshots import LIVE_SOURCE
 from repository.trees.writer import TreeWriter
 
 _log = logging.getLogger(__name__)
 
-ROOT_MODE: Final = 0o755
+_NO_ROOM: Final = (
+    "The disk is full: live cannot be opened, as there is no room to commit what the last mount wrote. Nothing of it "
+    "is lost. Free some room on this disk, or delete a snapshot (ballast snapshot list {path}); until then "
+    "ballast mount --read-only shows the snapshots."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +108,20 @@ class HeadCommitter:
                 outcome = self._commit_recovered(frozen, tree.base)
                 tree.install(outcome.base, outcome.inodes)
         tree.places.clear()
-        return tree, recovery, self._repository.restart_journal()
+        return tree, recovery, self._repository.marks.restart_journal()
 
     def _commit_recovered(self, frozen: Frozen, base: Base) -> Outcome:
-        """On a full volume out of the headroom; only where that is used up, room is made for it."""
+        """On a full volume out of the headroom; only where that is used up, room is made for it.
+
+        Raises NoSpaceError where there is no way: the journal stays as it is, and is replayed by the next opening.
+        """
         try:
             return self.commit(frozen, base, None, None)
         except NoSpaceError:
-            return self.commit(frozen, base, None, None, climb=True)
+            try:
+                return self.commit(frozen, base, None, None, climb=True)
+            except NoSpaceError as error:
+                raise NoSpaceError(_NO_ROOM.format(path=self._repository.path), error.needed_bytes) from error
 
     def _replayed(self, found: Pending) -> LiveTree:
         flushes: Sequence[Flush] = found.flushes
@@ -127,7 +137,7 @@ class HeadCommitter:
                 return tree
 
     def _committed_tree(self) -> LiveTree:
-        return LiveTree(self._reader, self.base(), self._repository.next_file_id(), self._repository.clock)
+        return LiveTree(self._reader, self.base(), self._repository.catalog.next_file_id(), self._repository.clock)
 
     def base(self) -> Base:
         """The committed root; an empty directory of the calling user where nothing was committed yet."""

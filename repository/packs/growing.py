@@ -27,11 +27,8 @@ from repository.packs.openpacks import OpenPacks
 from repository.packs.spare import inherit, make_stub, spare_bytes
 from repository.packs.table import PackTable
 from repository.ports import Clock
-from repository.storage.volume import STAT_BLOCK_BYTES, FileHandle, Volume
-
-PARTS: Final = range(16, 3, -1)
-"""Sixteenths of a whole spare pack that are tried, one after the other, where it does not fit."""
-PART_ALIGN_BYTES: Final = 4096
+from repository.storage.room import RoomProbe
+from repository.storage.volume import FileHandle, Volume
 
 _log: Final = logging.getLogger(__name__)
 
@@ -64,6 +61,7 @@ class PackGrower:
         self._table = table
         self._clock = clock
         self._state = state_lock
+        self._probe = RoomProbe(volume)
         self.lock: Final = threading.Lock()
         self._next_pack = PackIndex(0)
         """The index of the next file; the stub, if there is one, comes before it."""
@@ -234,8 +232,9 @@ class PackGrower:
         return created
 
     def _make_stub(self) -> None:
+        """A convenience: without room nothing is tried, so that no name is made for it either."""
         pack = self._next_pack
-        if self._stub is not None or pack > PACK_INDEX_MAX:
+        if self._stub is not None or pack > PACK_INDEX_MAX or self._room_for(PACK_HEADER_BYTES) < PACK_HEADER_BYTES:
             return
         if make_stub(self._volume, self._config, pack, self._clock.now_ns()):
             self._stub = pack
@@ -252,92 +251,16 @@ class PackGrower:
             self._packs.fail(error)
             raise
 
-    # -- the spare pack ----------------------------------------------------------------------------------------
-
-    def spare_allocated_bytes(self) -> int:
-        """Blocks of the spare pack and of the stub. Raises VolumeError."""
-        with self._state:
-            spare = self._packs.spare
-        blocks = 0 if spare is None else spare.handle.stat().st_blocks
-        stub = self._stub
-        if stub is not None and self._volume.exists(pack_path(stub)):
-            blocks += self._volume.stat(pack_path(stub)).st_blocks
-        return blocks * STAT_BLOCK_BYTES
-
-    def make_headroom(self, wanted_bytes: int) -> bool:
-        """Allocate what the headroom lacks to `wanted_bytes`; True when it is whole. The guard is not asked.
-
-        Raises VolumeError, SyncFailedError; a full volume is no error.
-        """
-        with self.lock, self.without_guard():
-            if self._packs.failed:
-                return False
-            try:
-                self._make_spare()
-                while self._ledger.standing() < wanted_bytes:
-                    self._add_segment(Stream.BULK, self._ledger.slack_bytes)
-            except NoSpaceError as error:
-                _log.info("headroom.not_whole", extra={"nbytes": self._ledger.standing(), "reason": str(error)})
-            self._make_stub()
-            return self._ledger.standing() >= wanted_bytes
-
-    def leave_spare(self, empty: list[OpenPack]) -> None:
-        """At the end: see that there is a spare pack and a stub, if there is room.
-
-        The largest of `empty`, which hold no record, may become it; the others are removed.
-        """
-        with self.lock, self.without_guard():
-            if self._packs.spare is None and empty:
-                chosen = max(empty, key=_room_bytes)
-                empty.remove(chosen)
-                self._make_spare_of(chosen)
-            for pack in empty:
-                self._volume.unlink(pack_path(pack.pack))
-                with self._state:
-                    self._table.drop(pack.pack)
-            try:
-                self._make_spare()
-            except NoSpaceError as error:
-                _log.info("headroom.not_whole", extra={"reason": str(error)})
-            self._make_stub()
-
-    def _make_spare_of(self, pack: OpenPack) -> None:
-        whole = spare_bytes(self._config)
-        if pack.allocated_bytes > whole:
-            pack.handle.truncate(whole)
-            pack.allocated_bytes = whole
-        header = encode_pack_header(self._config, pack.pack, pack.stream, pack.created_ns, spare=True)
-        pack.handle.pwrite(header, 0)
-        pack.marked_spare = pack.dirty = True
-        with self._state:
-            self._packs.spare = pack
-
-    def _make_spare(self) -> None:
-        """Have a spare pack that is whole, or as large as it can be. Raises NoSpaceError where it is not whole."""
-        spare = self._packs.spare
-        refused: NoSpaceError | None = None
-        for part in PARTS:
-            size = spare_bytes(self._config) * part // 16 // PART_ALIGN_BYTES * PART_ALIGN_BYTES
-            lacking = size if spare is None else size - spare.allocated_bytes
-            if lacking <= 0:
-                break
-            try:
-                if spare is not None:
-                    self._lengthen(spare, lacking)
-                else:
-                    created = self._create(size, Stream.BULK, spare=True)
-                    with self._state:
-                        self._take_in(created)
-                        self._packs.spare = created
-                break
-            except NoSpaceError as error:
-                refused = refused or error
-        if refused is not None:
-            raise refused
-
-
-def _room_bytes(pack: OpenPack) -> int:
-    return pack.allocated_bytes
+    def _room_for(self, nbytes: int) -> int:
+        """`nbytes`, or as much of that as the volume says it has, root's share included."""
+        try:
+            room = self._probe.allocatable_bytes()
+            if room < nbytes and self._volume.frees_late:
+                self._volume.syncfs()
+                room = self._probe.allocatable_bytes()
+        except VolumeError:
+            return 0
+        return min(room, nbytes)
 
 
 def _start_writing(full: list[OpenPack]) -> None:

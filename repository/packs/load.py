@@ -100,27 +100,25 @@ class PackLoader:
         unsure: set[int] = set()
         with handle:
             head = self._head(handle, pack)
-            directory = read_directory(handle, self._codec, self._config.seed, pack)
-            sealed = directory is not None
+            directory, sealed, readable = self._end(handle, pack)
             if directory is None:
                 written_ns = handle.stat().st_mtime_ns
-                sealed = read_trailer(handle, self._config.seed, pack) is not None
                 if sealed:
                     _log.warning("pack.directory_damaged", extra={"pack": pack})
                 elif head.spare and not head.foreign and holds_nothing(handle, handle.size()):
                     return _empty(pack, head)
-                verify = seal and not sealed
+                verify = seal and not sealed and readable
                 if verify:
                     self._make_durable(handle, pack)
                 scan = scan_pack(handle, self._codec, pack, written_ns=written_ns, verify_payloads=verify)
                 directory = scan.directory
-                if scan.unreadable:
+                if scan.unreadable or not readable:
                     _log.warning("pack.unreadable", extra={"pack": pack})
                 elif verify and len(directory):
                     sealed = self._seal(handle, head, directory, scan.end_offset)
                 elif head.foreign:
                     _log.warning("pack.foreign", extra={"pack": pack})
-                if not len(directory) and (scan.unreadable or head.foreign):
+                if not len(directory) and (scan.unreadable or not readable or head.foreign):
                     return None  # not empty, as far as anybody can tell: not to be taken for one that a crash left
             elif head.punched:
                 directory = without_gone(handle, self._codec, directory, check_all_headers=True, unsure=unsure)
@@ -154,6 +152,15 @@ class PackLoader:
                 unsure: set[int] | None = None if check_all_headers else set()
                 return without_gone(handle, self._codec, directory, check_all_headers=check_all_headers, unsure=unsure)
             return directory
+
+    def _end(self, handle: FileHandle, pack: PackIndex) -> tuple[PackDirectory | None, bool, bool]:
+        """The directory, if it holds; whether the pack is sealed; and whether its end could be read at all."""
+        seed = self._config.seed
+        try:
+            directory = read_directory(handle, self._codec, seed, pack)
+            return directory, directory is not None or read_trailer(handle, seed, pack) is not None, True
+        except VolumeError:
+            return None, False, False
 
     def _head(self, handle: FileHandle, pack: PackIndex) -> _Head:
         try:

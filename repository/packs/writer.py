@@ -21,10 +21,10 @@ from repository.format.pack import (
 from repository.format.record import Buffer, Place, RecordHeader, encode_header
 from repository.ids import PackIndex, RecordId, position_of
 from repository.ledger import Ledger
-from repository.packs.growing import PackGrower
 from repository.packs.openpack import OpenPack
 from repository.packs.openpacks import OpenPacks
 from repository.packs.seal import seal_file
+from repository.packs.sparing import SpareGrower
 from repository.ports import Clock
 from repository.storage.volume import Volume
 
@@ -53,7 +53,7 @@ class PackWriter:
         codec: Codec,
         ledger: Ledger,
         packs: OpenPacks,
-        grower: PackGrower,
+        grower: SpareGrower,
         clock: Clock,
         state_lock: threading.Lock,
         sealed: Callable[[Sealed], None],

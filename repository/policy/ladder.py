@@ -8,7 +8,7 @@ as the next event; an event that cannot happen in a state is an error of the dri
 from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
-from repository.policy.room import Needs, Sight, least_bytes, may_return, return_bytes
+from repository.policy.room import Needs, Sight, ahead_bytes, least_bytes, may_return, return_bytes
 from repository.policy.rungs import (
     Broke,
     Changed,
@@ -53,7 +53,7 @@ class State:
     Of the run under way: `failed_bytes`, `waiting_bytes` as in `Refused`; `round_bytes` freed since the reserve was
     last tried; `freed_bytes` in all; which steps are used up. `refused_bytes`: the largest claim refused since
     read-only mode began. `phantom_bytes`: see `least_bytes`. `worth`: whether something changed since the last climb
-    began, so that in read-only mode the next refusal climbs. `owed`: a margin to free.
+    began, so that in read-only mode the next refusal climbs. `owed`: a margin to free, of the last climb.
     """
 
     needs: Needs
@@ -181,9 +181,14 @@ def _look_closer(state: State) -> Stepped:
 
 
 def _collect(state: State, sight: Sight) -> Stepped:
-    """At least what failed, however much room there seems to be: the volume said that there is none."""
-    least = max(least_bytes(state.failed_bytes, sight, state.phantom_bytes), state.failed_bytes)
-    return replace(state, step=Step.COLLECT), (Collect(least + state.waiting_bytes),)
+    """At least what failed, however much room there seems to be: the volume said that there is none. And at least as
+    much again as came free before: where that did not show, rounds are few.
+
+    Who climbs while the margin of the last climb is owed writes faster than that is freed behind it: a part comes now.
+    """
+    least = max(least_bytes(state.failed_bytes, sight, state.phantom_bytes), state.failed_bytes, state.freed_bytes)
+    more = ahead_bytes(state.needs) if state.owed else 0
+    return replace(state, step=Step.COLLECT), (Collect(least + state.waiting_bytes, more_bytes=more),)
 
 
 def _collected(state: State, event: Collected) -> Stepped:
@@ -198,7 +203,8 @@ def _collected(state: State, event: Collected) -> Stepped:
     if state.purpose is Purpose.TIDY and _wants_more(state, event.sight):
         return _look_closer(state)
     if state.purpose is not Purpose.CLIMB:
-        return _give_back(replace(state, owed=state.owed and state.purpose is not Purpose.REST), event.sight)
+        done = state.purpose is Purpose.REST and not event.gave_way
+        return _give_back(replace(state, owed=state.owed and not done), event.sight)
     if least_bytes(state.failed_bytes, event.sight, state.phantom_bytes) <= 0:
         return _give_back(state, event.sight)
     if event.starved and not state.emptied:
@@ -278,8 +284,7 @@ def _settled(state: State, sight: Sight) -> Stepped:
 
 
 def _seen(state: State, sight: Sight) -> Stepped:
-    fits = not sight.whole and sight.available_bytes >= sight.missing_bytes
-    if state.mode is not Mode.FAILED and fits:
+    if state.mode is not Mode.FAILED and not sight.whole and sight.refits:
         return _give_back(state, sight)
     back = return_bytes(state.needs, state.refused_bytes)
     if least_bytes(back + state.needs.margin_bytes, sight, state.phantom_bytes) <= 0:

@@ -1,6 +1,6 @@
 """How much room is enough: for one failed allocation, for a while, and for the way back from read-only. Pure.
 
-All figures are bytes. Room is what this process could allocate now, after the quota.
+All figures are bytes. Room is what growth may take now, after the quota.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,9 @@ MARGIN_PART: Final = 20
 """... but at most this part of the volume: 5 %."""
 RELEASE_SLICE_BYTES: Final = 64 * MIB
 """What is lent of the reserve at once: all that file systems need to free anything, and quickly given back."""
+AHEAD_SEGMENTS: Final = 4
+"""Of the margin, so many segments at most are freed while a writer waits: punching them takes half a second on a slow
+disk, all of the margin would take seconds."""
 CUSHION_BYTES: Final = 64 * MIB
 CUSHION_PART: Final = 64
 """What stays free on a copy-on-write volume, at most one part in so many of it: even a write into blocks that a file
@@ -24,16 +27,23 @@ RETURN_SEGMENTS: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What was seen: what could be allocated, what the reserve lacks, and whether a new file can be made at all."""
+    """What was seen: what growth may take (below zero: so much is owed first), what the reserve lacks, and whether a
+    new file can be made at all. `kept_bytes`: what only the reserve may take beside that."""
 
     available_bytes: int
     missing_bytes: int
     inodes: bool = True
+    kept_bytes: int = 0
 
     @property
     def whole(self) -> bool:
         """Whether the reserve is."""
         return self.missing_bytes <= 0
+
+    @property
+    def refits(self) -> bool:
+        """Whether the reserve could be given what it lacks."""
+        return self.available_bytes + self.kept_bytes >= self.missing_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,11 @@ def margin_bytes(capacity_bytes: int) -> int:
     return min(MARGIN_BYTES, max(0, capacity_bytes) // MARGIN_PART)
 
 
+def ahead_bytes(needs: Needs) -> int:
+    """The part of the margin that a writer waits for who meets a full disk again before it was freed behind him."""
+    return min(needs.margin_bytes, AHEAD_SEGMENTS * needs.segment_bytes)
+
+
 def cushion_bytes(capacity_bytes: int) -> int:
     """What growth leaves free on a copy-on-write volume of this capacity."""
     return min(CUSHION_BYTES, max(0, capacity_bytes) // CUSHION_PART)
@@ -62,7 +77,8 @@ def least_bytes(failed_bytes: int, sight: Sight, phantom_bytes: int = 0) -> int:
     `phantom_bytes` of what is available are not really there: an allocation failed beside them. Without an inode
     nothing fits but the reserve, whose file exists.
     """
-    beyond = max(0, sight.available_bytes - phantom_bytes) - sight.missing_bytes
+    available = sight.available_bytes
+    beyond = max(min(0, available), available - phantom_bytes) - sight.missing_bytes
     return failed_bytes - (beyond if sight.inodes else min(beyond, 0))
 
 

@@ -65,11 +65,13 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """A collection ended. `starved`: it could not free what it had found, for want of room."""
+    """A collection ended. `starved`: it could not free what it had found, for want of room. `gave_way`: it ended early
+    because somebody waits."""
 
     freed_bytes: int
     sight: Sight
     starved: bool = False
+    gave_way: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +173,12 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Collect:
-    """Free `enough_bytes` (None: all garbage), whatever its age; deleted snapshots only with `trash`."""
+    """Free `enough_bytes` (None: all garbage), whatever its age; deleted snapshots only with `trash`. `more_bytes` on
+    top where that is quick: where nothing has to be copied first."""
 
     enough_bytes: int | None
     trash: bool = True
+    more_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,11 +76,28 @@ class FileWriter:
                 chunks = None
             for task in tasks:
                 begun += 1
-                done.append(self._write(task, chunks))
+                data = None if chunks is None else _whole(task.inode, chunks)
+                done.append(self._write(task, chunks) if data is None else self._write_whole(task, data))
         finally:
             for task in tasks[begun:]:
                 self._release(task)
         return done
+
+    def _write_whole(self, task: WriteTask, data: bytes) -> bool:
+        if self._stopped.is_set():
+            self._release(task)
+            raise InterruptedByUserError("Interrupted.")
+        try:
+            lack = task.directory.put_file(task.name, task.inode, data)
+            if lack:
+                self._notices.problem(task.directory.path_of(task.name), lack)
+            self._progress.advance(len(data), 1)
+        except TargetError as error:
+            self._notices.problem(task.directory.path_of(task.name), str(error))
+            return False
+        finally:
+            self._release(task)
+        return True
 
     def _write(self, task: WriteTask, chunks: Chunks | None) -> bool:
         written = False
@@ -130,6 +147,23 @@ class FileWriter:
 def _direct(inode: Inode) -> tuple[Extent, ...]:
     assert isinstance(inode.extents, tuple)
     return inode.extents
+
+
+def _whole(inode: Inode, chunks: Chunks) -> bytes | None:
+    """All bytes of a file that is a single chunk, or empty; None for any other."""
+    extents = inode.extents
+    if extents == ():
+        return b"" if inode.size == 0 else None
+    if isinstance(extents, tuple) and len(extents) == 1:
+        extent = extents[0]
+        chunk = chunks.get(extent.chunk)
+        if (
+            chunk is not None
+            and len(chunk) == extent.length == inode.size
+            and extent.offset == extent.chunk_offset == 0
+        ):
+            return chunk
+    return None
 
 
 def _cut(extent: Extent, chunk: bytes, start: int, end: int) -> tuple[memoryview, int]:

@@ -40,6 +40,8 @@ class WhenThere(Enum):
 class Tree(Protocol):
     """What is read of the snapshot."""
 
+    def load_below(self, ref: DirRef) -> None: ...
+
     def scan(self, ref: DirRef, after: bytes | None = None) -> Iterator[Entry]: ...
 
     def link(self, links: RecordId | None, file_id: FileId) -> Inode | None: ...
@@ -108,7 +110,7 @@ class Restorer:
         """Restore everything in `listing` into `destination`, which is let go of. Raises NoSpaceError, VolumeError."""
         self._destination = destination.hold()
         stack: list[tuple[TargetDirectory, Iterator[Entry], tuple[bytes, ...]]] = []
-        stack.append((destination, self._tree.scan(listing), ()))
+        stack.append((destination, self._listing(listing), ()))
         try:
             while stack:
                 directory, entries, names = stack[-1]
@@ -124,7 +126,7 @@ class Restorer:
                     continue
                 child = self._entry(directory, entry, names)
                 if child is not None:
-                    stack.append((child, self._tree.scan(entry.inode.directory), (*names, entry.name)))
+                    stack.append((child, self._listing(entry.inode.directory), (*names, entry.name)))
             self._drain()
         finally:
             for directory, _, _ in stack:
@@ -142,6 +144,10 @@ class Restorer:
             self._release(destination)
             self._abandon()
             self._release(self._destination)
+
+    def _listing(self, ref: DirRef) -> Iterator[Entry]:
+        self._tree.load_below(ref)
+        return self._tree.scan(ref)
 
     def _entry(self, directory: TargetDirectory, entry: Entry, names: tuple[bytes, ...]) -> TargetDirectory | None:
         """Restore one entry; for a directory, the open one to go on in."""

@@ -204,6 +204,29 @@ class TargetDirectory:
             raise failure(error) from error
         return TargetFile(self, fd, temporary, name, self._attributes)
 
+    def put_file(self, name: bytes, inode: Inode, data: bytes) -> str:
+        """A file of which all bytes are at hand. Returns what of it is missing, as `Attributes.apply`."""
+        temporary = temporary_name()
+        try:
+            fd = os.open(temporary, _CREATE_FLAGS, 0o600, dir_fd=self.fd)
+        except OSError as error:
+            raise failure(error) from error
+        try:
+            try:
+                written = os.pwrite(fd, data, 0) if data else 0
+                while written < len(data):
+                    written += os.pwrite(fd, memoryview(data)[written:], written)
+                lack = self._attributes.apply(fd, inode)
+            finally:
+                os.close(fd)
+            os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except BaseException as error:
+            self.forget(temporary)
+            if isinstance(error, OSError):
+                raise failure(error) from error
+            raise
+        return lack
+
     def _finish(self, temporary: bytes, name: bytes, prepare: Callable[[], str]) -> str:
         try:
             lack = prepare()
@@ -317,6 +340,8 @@ class Attributes:
         return lack
 
     def _set_xattrs(self, target: int | bytes, inode: Inode) -> str:
+        if not inode.xattrs and not self._inherited_acls:
+            return ""
         follow = isinstance(target, int)
         names = set()
         homeless: list[str] = []

@@ -16,12 +16,18 @@ from typing import Final, Self, TypeVar
 from repository.errors import BallastError, NoSpaceError, SyncFailedError, VolumeError
 from repository.format.record import Buffer
 from repository.storage.calls import Calls
-from repository.units import MIB
+from repository.units import KIB, MIB
 
 IOV_MAX: Final = 1024
 """Buffers in one pwritev: the kernel's UIO_MAXIOV."""
 ZERO_PIECE_BYTES: Final = 1 * MIB
 """Written at once where room is allocated by writing: what one ENOSPC wastes, and what it costs in memory."""
+BTRFS_MAGIC: Final = 0x9123683E
+EXTENT_BYTES: Final = 128 * KIB
+RESERVE_EXTENT_BYTES: Final = 4 * MIB
+"""btrfs gives an extent back only when nothing of it is left: of what was allocated at once and is punched or cut off
+in part, nothing comes free. So it is allocated in pieces there: half the mean size of a chunk, and a part of the slices
+in which the reserve is lent."""
 UNSUPPORTED: Final = frozenset((errno.EOPNOTSUPP, errno.ENOSYS))
 """What a volume says that cannot allocate, or cannot punch."""
 STAT_BLOCK_BYTES: Final = 512
@@ -47,6 +53,15 @@ class Abilities:
     punches: bool | None = None
     nocow: bool | None = None
     """Whether files want `+C`."""
+
+    def wants_nocow(self, calls: Calls, fd: int) -> bool:
+        """The same, found out from an open file of the volume."""
+        if self.nocow is None:
+            try:
+                self.nocow = calls.filesystem_type(fd) == BTRFS_MAGIC
+            except OSError:
+                self.nocow = False
+        return self.nocow
 
 
 class FileHandle:
@@ -124,7 +139,7 @@ class FileHandle:
         try:
             if self._abilities.allocates is not False:
                 try:
-                    self.fallocate(offset, length)
+                    self._fallocate(offset, length, RESERVE_EXTENT_BYTES if incompressible else EXTENT_BYTES)
                     return
                 except VolumeError as error:
                     if error.errno not in UNSUPPORTED:
@@ -134,6 +149,16 @@ class FileHandle:
         except NoSpaceError:
             self.truncate(before)  # part of it may have been allocated
             raise
+
+    def _fallocate(self, offset: int, length: int, extent_bytes: int) -> None:
+        """In extents of that size where the volume gives back only whole ones."""
+        if not self._abilities.wants_nocow(self._calls, self._fd):
+            extent_bytes = max(1, length)
+        end = offset + length
+        while offset < end:
+            upto = min(end, (offset // extent_bytes + 1) * extent_bytes)
+            self.fallocate(offset, upto - offset)
+            offset = upto
 
     def _allocate_by_writing(self, start: int, end: int, incompressible: bool) -> None:
         for position in range(start, end, ZERO_PIECE_BYTES):

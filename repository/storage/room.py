@@ -16,6 +16,8 @@ class RoomProbe:
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
         self._privileged = os.geteuid() == 0
+        self._kept_blocks = 0
+        """What the volume keeps for root, once that was seen: where nothing is available it cannot be told."""
 
     def capacity_bytes(self) -> int:
         """All blocks of the volume."""
@@ -30,6 +32,17 @@ class RoomProbe:
         """What an ordinary user can still take (f_bavail), for root too."""
         figures = self._volume.statvfs()
         return figures.f_bavail * figures.f_frsize
+
+    def growth_bytes(self) -> int:
+        """What growth may take: as available; below zero where root has taken of what is kept for it, as far as that
+        can be told. So much has to come free before anything is available again."""
+        figures = self._volume.statvfs()
+        if figures.f_bavail:
+            self._kept_blocks = max(0, figures.f_bfree - figures.f_bavail)
+            return figures.f_bavail * figures.f_frsize
+        if self._volume.frees_late:
+            return 0
+        return min(0, figures.f_bfree - self._kept_blocks) * figures.f_frsize
 
     def allocatable_bytes(self) -> int:
         """What this process could take: root also has what is kept for root, but not what ext4 gives to nobody.

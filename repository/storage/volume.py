@@ -22,7 +22,6 @@ from repository.storage.handle import (
 
 __all__ = ["IOV_MAX", "STAT_BLOCK_BYTES", "ZERO_PIECE_BYTES", "FileHandle", "Volume"]
 
-BTRFS_MAGIC: Final = 0x9123683E
 BEYOND_BYTES: Final = 1 << 30
 """Behind the end of each file that this asks about."""
 
@@ -88,12 +87,7 @@ class Volume:
         return handle
 
     def _wants_nocow(self, fd: int) -> bool:
-        if self._abilities.nocow is None:
-            try:
-                self._abilities.nocow = self._calls.filesystem_type(fd) == BTRFS_MAGIC
-            except OSError:
-                self._abilities.nocow = False
-        return self._abilities.nocow
+        return self._abilities.wants_nocow(self._calls, fd)
 
     def read_file(self, path: str) -> bytes:
         """All bytes of a (small) file."""

@@ -141,6 +141,10 @@ class RecordCache:
         node = self._shelf.find(record_id)
         return self.fetch((record_id,))[0] if node is None else node
 
+    def holds(self, record_id: RecordId) -> bool:
+        """Whether it is in memory."""
+        return self._shelf.find(record_id) is not None
+
     def fetch(self, needed: Sequence[RecordId], ahead: Iterable[RecordId] = ()) -> list[Node]:
         """The records `needed`, in order; where one of them is missing, those `ahead` come along in the same hop.
 
@@ -151,11 +155,15 @@ class RecordCache:
         if len(nodes) == len(needed):
             return nodes
         missing = [one for one, node in zip(needed, found, strict=True) if node is None]
-        missing += [one for one in ahead if self._shelf.find(one) is None]
+        missing += self.missing(ahead)
         if not self._inline:
             raise NotCached(tuple(dict.fromkeys(missing)))
         loaded = self.load(missing)
         return [loaded[one] if node is None else node for one, node in zip(needed, found, strict=True)]
+
+    def missing(self, ids: Iterable[RecordId]) -> list[RecordId]:
+        """Those of `ids` that are not in memory."""
+        return [one for one in ids if self._shelf.find(one) is None]
 
     def load(self, ids: Iterable[RecordId]) -> dict[RecordId, Node]:
         """Reads and decodes `ids`, except those that are here already. Blocks: never on the event loop.

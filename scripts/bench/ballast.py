@@ -108,11 +108,18 @@ class BallastMounted:
         snapshots = self._mountpoint / "snapshots"
         yield Reading(snapshots / "first" / "first", snapshots / "large" / "large" / large.name, self._daemons)
 
-    def close(self) -> int:
+    def restore(self, label: str, source: Path, target: Path) -> Usage | None:
+        return None
+
+    def delete(self, label: str) -> Usage | None:
+        return None
+
+    def size_bytes(self) -> int:
+        return _size_bytes(self._home / "repository")
+
+    def close(self) -> None:
         self._unmount()
-        size_bytes = _size_bytes(self._home / "repository")
         shutil.rmtree(self._home)
-        return size_bytes
 
 
 class BallastDirect:
@@ -138,7 +145,19 @@ class BallastDirect:
     def reading(self, tree: Path, large: Path) -> None:
         return None
 
-    def close(self) -> int:
-        size_bytes = _size_bytes(self._repository)
+    def restore(self, label: str, source: Path, target: Path) -> Usage | None:
+        with Meter() as meter:
+            meter.run("restore", [BALLAST, "restore", self._repository, f"{label}:{source}", target])
+        return meter.usage()
+
+    def delete(self, label: str) -> Usage | None:
+        with Meter() as meter:
+            meter.run("delete", [BALLAST, "snapshot", "delete", self._repository, label])
+            meter.run("gc", [BALLAST, "gc", self._repository, "--safety", "none"])
+        return meter.usage()
+
+    def size_bytes(self) -> int:
+        return _size_bytes(self._repository)
+
+    def close(self) -> None:
         shutil.rmtree(self._home)
-        return size_bytes

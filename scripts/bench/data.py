@@ -28,6 +28,8 @@ VOCABULARY_WORDS: Final = 4096
 CHANGED_SHARE: Final = 0.02
 RENAMED_SHARE: Final = 0.01
 PIECE_BYTES: Final = 4 << 20
+EDITS_COUNT: Final = 200
+EDIT_BYTES: Final = 64
 LINUX_PACKAGE: Final = "linux-source"
 LINUX_TARBALLS: Final = "linux-source-*.tar.xz"
 
@@ -87,6 +89,33 @@ def make_large_file(path: Path, size_bytes: int, seed: int = SEED) -> None:
             else:
                 piece = bytes(np.frombuffer(text, np.uint8) ^ np.uint8(index % 251 + 1))
             written_bytes += file.write(piece[: size_bytes - written_bytes])
+
+
+class Edits:
+    """Small changes within the large file, and taken back: EDITS_COUNT places get a few other bytes."""
+
+    def __init__(self, path: Path, seed: int = SEED) -> None:
+        rng = np.random.default_rng(seed + 3)
+        self._path = path
+        end = max(1, path.stat().st_size - EDIT_BYTES)
+        self._offsets: list[int] = rng.integers(0, end, EDITS_COUNT).tolist()
+        self._undo: list[tuple[int, bytes]] = []
+
+    def apply(self) -> None:
+        with self._path.open("r+b") as file:
+            for offset in self._offsets:
+                file.seek(offset)
+                before = file.read(EDIT_BYTES)
+                self._undo.append((offset, before))
+                file.seek(offset)
+                file.write(bytes(byte ^ 0x55 for byte in before))
+
+    def revert(self) -> None:
+        with self._path.open("r+b") as file:
+            for offset, before in reversed(self._undo):
+                file.seek(offset)
+                file.write(before)
+        self._undo.clear()
 
 
 def unpack_linux(cache: Path) -> Path:

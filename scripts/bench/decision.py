@@ -183,12 +183,8 @@ class Synthetic:
 def make(shape: Shape, seed: int = 1) -> Synthetic:
     """Chunks come with some snapshot, in the order of packs, and go again with a later one, or never."""
     rng = np.random.default_rng(seed)
-    packs, numbers = _packs(shape, rng)
-    born = np.sort(rng.integers(0, shape.snapshots, len(numbers)))
-    born[: len(born) // 5] = 0
-    fate = rng.random(len(numbers))
-    lasts = rng.exponential(np.where(fate < 0.25, 1.0, shape.snapshots / 10)).astype(np.int64) + (fate > GARBAGE_PART)
-    died = np.where(fate > 0.5, shape.snapshots + 1, born + lasts)
+    packs, numbers = packs_of(shape, rng)
+    born, died = lives_of(shape, len(numbers), rng)
     leased = as_numbers(np.sort(rng.choice(numbers, min(LEASED, len(numbers) // 10), replace=False)))
     store = SyntheticStore(packs, leased)
     slots: list[Slot] = []
@@ -218,11 +214,23 @@ def make(shape: Shape, seed: int = 1) -> Synthetic:
     return Synthetic(store, SyntheticCatalog(slots, head), SyntheticVolume(), needed)
 
 
-def _packs(shape: Shape, rng: np.random.Generator) -> tuple[dict[PackIndex, PackDirectory], NDArray[np.uint64]]:
+def lives_of(shape: Shape, chunks: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each chunk the snapshot that it comes with, and the first one after that which does not need it."""
+    born = np.sort(rng.integers(0, shape.snapshots, chunks))
+    born[: len(born) // 5] = 0
+    fate = rng.random(chunks)
+    lasts = rng.exponential(np.where(fate < 0.25, 1.0, shape.snapshots / 10)).astype(np.int64) + (fate > GARBAGE_PART)
+    return born, np.where(fate > 0.5, shape.snapshots + 1, born + lasts)
+
+
+def packs_of(
+    shape: Shape, rng: np.random.Generator, first: int = 0
+) -> tuple[dict[PackIndex, PackDirectory], NDArray[np.uint64]]:
+    """Directories of sealed packs from the index `first` on, and the numbers of their records."""
     bounds = np.linspace(0, shape.chunks, shape.packs + 1).astype(np.int64)
     packs: dict[PackIndex, PackDirectory] = {}
     numbers: list[NDArray[np.uint64]] = []
-    for index, rows in enumerate(np.diff(bounds).tolist()):
+    for index, rows in enumerate(np.diff(bounds).tolist(), first):
         stored = np.clip(rng.exponential(CHUNK_BYTES_MEAN, rows), 16 * KIB, 1 * MIB).astype(np.uint32)
         offset = PACK_HEADER_BYTES + np.concatenate((np.zeros(1, np.uint32), np.cumsum(stored)[:-1]))
         ids = rng.integers(0, 256, (rows, RECORD_ID_BYTES), np.uint8)

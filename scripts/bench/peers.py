@@ -1,15 +1,17 @@
-"""Who is measured: cp, restic and borg. Ballast itself is in `bench.ballast`.
+"""Who is measured: cp, tar with zstd, a file system that does nothing, restic, borg. Ballast is in `bench.ballast`.
 
 Owner of: each peer does the same thing in the way that its manual tells users to, with its defaults.
 """
 
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -37,8 +39,8 @@ class Peer(Protocol):
 
     def setup(self) -> None: ...
 
-    def store(self, label: str, source: Path) -> Usage:
-        """Keeps the directory `source` under `label`, unique in a round."""
+    def store(self, label: str, source: Path) -> Usage | None:
+        """Keeps the directory `source` under `label`, unique in a round; None where the peer has nothing to show."""
         ...
 
     def store_small(self, label: str, source: Path, changed: Sequence[Path]) -> Usage | None:
@@ -49,8 +51,20 @@ class Peer(Protocol):
         """Opens what `tree` was stored as "first", `large` as "large"; None: another peer reads in the same way."""
         ...
 
-    def close(self) -> int:
-        """Ends the round; bytes that the repository occupies."""
+    def restore(self, label: str, source: Path, target: Path) -> Usage | None:
+        """Brings what `source` was kept as under `label` into the empty directory `target`; None: see `reading`."""
+        ...
+
+    def delete(self, label: str) -> Usage | None:
+        """Gives up `label` and the room that nothing else needs."""
+        ...
+
+    def size_bytes(self) -> int:
+        """What the repository occupies now."""
+        ...
+
+    def close(self) -> None:
+        """Ends the round; nothing is left."""
         ...
 
 
@@ -131,10 +145,125 @@ class Cp:
     def reading(self, tree: Path, large: Path) -> Iterator[Reading]:
         yield Reading(self._home / "first", self._home / "large" / large.name)
 
-    def close(self) -> int:
-        size_bytes = allocated_bytes(self._home)
+    def restore(self, label: str, source: Path, target: Path) -> Usage | None:
+        with Meter() as meter:
+            meter.run("cp", ["cp", "-a", self._home / label, target])
+            meter.run("durable", ["sync", "-f", target])
+        return meter.usage()
+
+    def delete(self, label: str) -> Usage | None:
+        with Meter() as meter:
+            meter.run("rm", ["rm", "-rf", self._home / label])
+        return meter.usage()
+
+    def size_bytes(self) -> int:
+        return allocated_bytes(self._home)
+
+    def close(self) -> None:
         shutil.rmtree(self._home)
-        return size_bytes
+
+
+class Tar:
+    """`tar | zstd -1` into one file, which nothing can be changed in: what compression alone costs."""
+
+    name = "tar-zstd"
+    _LABELS: Final = ("first", "large")
+
+    def __init__(self, work: Path) -> None:
+        self._home = work / "tar"
+
+    def setup(self) -> None:
+        _renew(self._home)
+
+    def store(self, label: str, source: Path) -> Usage | None:
+        if label not in self._LABELS:
+            return None
+        pipe = 'tar -c -C "$1" "$2" | zstd -q -1 -o "$3"'
+        with Meter() as meter:
+            words: list[str | Path] = [
+                "bash",
+                "-o",
+                "pipefail",
+                "-c",
+                pipe,
+                "bench",
+                source.parent,
+                source.name,
+                self._file(label),
+            ]
+            meter.run("tar", words)
+            meter.run("durable", ["sync", "-f", self._home])
+        return meter.usage()
+
+    def store_small(self, label: str, source: Path, changed: Sequence[Path]) -> Usage | None:
+        return None
+
+    def reading(self, tree: Path, large: Path) -> None:
+        return None
+
+    def restore(self, label: str, source: Path, target: Path) -> Usage | None:
+        with Meter() as meter:
+            meter.run("tar", ["bash", "-o", "pipefail", "-c", 'zstd -qdc "$1" | tar -x -C "$2"', "bench",
+                              self._file(label), target])  # fmt: skip
+        return meter.usage()
+
+    def delete(self, label: str) -> Usage | None:
+        return None
+
+    def _file(self, label: str) -> Path:
+        return self._home / f"{label}.tar.zst"
+
+    def size_bytes(self) -> int:
+        return allocated_bytes(self._home)
+
+    def close(self) -> None:
+        shutil.rmtree(self._home)
+
+
+class Null:
+    """`cp -a` into a file system that throws everything away (`bench.nullfs`): the floor of what mounting costs."""
+
+    name = "null-mount"
+    _LABELS: Final = ("first", "large")
+
+    def __init__(self, work: Path) -> None:
+        self._mountpoint = work / "null" / "mnt"
+        self._mount = ExitStack()
+        self._pid = 0
+
+    def setup(self) -> None:
+        self._mount.close()
+        _renew(self._mountpoint)
+        command: list[str | Path] = [sys.executable, "-m", "bench.nullfs", self._mountpoint]
+        self._pid = self._mount.enter_context(
+            served(command, self._mountpoint, ["fusermount3", "-u", self._mountpoint])
+        )
+
+    def store(self, label: str, source: Path) -> Usage | None:
+        if label not in self._LABELS:
+            return None
+        with Meter((self._pid,)) as meter:
+            meter.run("cp", ["cp", "-a", source, self._mountpoint / label])
+        return meter.usage()
+
+    def store_small(self, label: str, source: Path, changed: Sequence[Path]) -> Usage | None:
+        return None
+
+    def reading(self, tree: Path, large: Path) -> None:
+        return None
+
+    def restore(self, label: str, source: Path, target: Path) -> Usage | None:
+        return None
+
+    def delete(self, label: str) -> Usage | None:
+        return None
+
+    def size_bytes(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        self._mount.close()
+        shutil.rmtree(self._mountpoint.parent)
 
 
 class Restic:
@@ -169,10 +298,26 @@ class Restic:
             tags = mountpoint / "tags"
             yield Reading(_below(tags / "first" / "latest", tree), _below(tags / "large" / "latest", large), (pid,))
 
-    def close(self) -> int:
-        size_bytes = allocated_bytes(self._home / "repository")
+    def restore(self, label: str, source: Path, target: Path) -> Usage | None:
+        with Meter() as meter:
+            meter.run("restore", ["restic", "restore", "-q", "latest", "--tag", label, "--target", target], self._env)
+        return meter.usage()
+
+    def delete(self, label: str) -> Usage | None:
+        said = subprocess.run(
+            ["restic", "snapshots", "--tag", label, "--json"], check=True, env={**os.environ, **self._env},
+            capture_output=True,
+        )  # fmt: skip
+        snapshots: list[dict[str, str]] = json.loads(said.stdout)
+        with Meter() as meter:
+            meter.run("forget", ["restic", "forget", "-q", "--prune", snapshots[0]["short_id"]], self._env)
+        return meter.usage()
+
+    def size_bytes(self) -> int:
+        return allocated_bytes(self._home / "repository")
+
+    def close(self) -> None:
         shutil.rmtree(self._home)
-        return size_bytes
 
 
 class Borg:
@@ -207,7 +352,19 @@ class Borg:
         with served(command, mountpoint, ["borg", "umount", mountpoint], self._env) as pid:
             yield Reading(_below(mountpoint / "first", tree), _below(mountpoint / "large", large), (pid,))
 
-    def close(self) -> int:
-        size_bytes = allocated_bytes(self._home / "repository")
+    def restore(self, label: str, source: Path, target: Path) -> Usage | None:
+        with Meter() as meter:
+            meter.run("extract", ["borg", "extract", f"::{label}"], self._env, cwd=target)
+        return meter.usage()
+
+    def delete(self, label: str) -> Usage | None:
+        with Meter() as meter:
+            meter.run("delete", ["borg", "delete", f"::{label}"], self._env)
+            meter.run("compact", ["borg", "compact"], self._env)
+        return meter.usage()
+
+    def size_bytes(self) -> int:
+        return allocated_bytes(self._home / "repository")
+
+    def close(self) -> None:
         shutil.rmtree(self._home)
-        return size_bytes

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, TypedDict
+from typing import Final, Literal, TypedDict
 
 import psutil
 
@@ -48,7 +48,9 @@ class Report(TypedDict):
     cold_reads: bool
     steps: dict[str, dict[str, Figures]]
     ratios: dict[str, dict[str, dict[str, float]]]
+    cpu_ratios: dict[str, dict[str, dict[str, float]]]
     size_bytes: dict[str, int]
+    grown_bytes: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +77,13 @@ def _figures(usages: Sequence[Usage]) -> Figures:
     }
 
 
-def _ratios(by_peer: Mapping[str, Figures]) -> dict[str, dict[str, float]]:
-    """Each of ours over each peer: below 1 is faster."""
+def _ratios(by_peer: Mapping[str, Figures], column: Literal["wall_s", "cpu_s"]) -> dict[str, dict[str, float]]:
+    """Each of ours over each peer: below 1 is faster, or takes less of the processor."""
     return {
         ours: {
-            peer: round(by_peer[ours]["wall_s"] / figures["wall_s"], 2)
+            peer: round(by_peer[ours][column] / figures[column], 2)
             for peer, figures in by_peer.items()
-            if peer not in OURS and figures["wall_s"] > 0
+            if peer not in OURS and figures[column] > 0
         }
         for ours in OURS
         if ours in by_peer
@@ -99,8 +101,11 @@ def make(results: Results, data: Data, rounds: int, work: Path) -> Report:
                 peer: _figures([sample.usage for sample in of_step if sample.peer == peer]) for peer in peers
             }
     sizes: dict[str, list[int]] = {}
+    grown: dict[str, list[int]] = {}
     for size in results.sizes:
         sizes.setdefault(size.peer, []).append(size.size_bytes)
+        if size.grown_bytes is not None:
+            grown.setdefault(size.peer, []).append(size.grown_bytes)
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
@@ -110,8 +115,10 @@ def make(results: Results, data: Data, rounds: int, work: Path) -> Report:
         "rounds": rounds,
         "cold_reads": results.cold,
         "steps": steps,
-        "ratios": {step: _ratios(by_peer) for step, by_peer in steps.items()},
+        "ratios": {step: _ratios(by_peer, "wall_s") for step, by_peer in steps.items()},
+        "cpu_ratios": {step: _ratios(by_peer, "cpu_s") for step, by_peer in steps.items()},
         "size_bytes": {peer: int(statistics.median(of_peer)) for peer, of_peer in sizes.items()},
+        "grown_bytes": {peer: int(statistics.median(of_peer)) for peer, of_peer in grown.items()},
     }
 
 
@@ -151,17 +158,20 @@ def table(report: Report) -> str:
     stored = report["data"]
     content_mib, large_mib = int(stored["content_bytes"]) // MIB, int(stored["large_bytes"]) // MIB
     lines = [f"{stored['tree']}: {stored['files']} files, {content_mib} MiB; large file {large_mib} MiB"]
-    lines.append(f"wall time: median of {report['rounds']}; ratios: above 1 Ballast is slower")
+    lines.append(f"wall time: median of {report['rounds']}; ratios of it (of CPU time): above 1 Ballast is slower")
     if not report["cold_reads"]:
         lines.append("The caches could not be dropped (not root): the reads are warm.")
     for step, by_peer in report["steps"].items():
-        ratios = report["ratios"][step]
+        ratios, cpu = report["ratios"][step], report["cpu_ratios"][step]
         others = [f"{ours} /" for ours in ratios]
         head = f"\n{step:<17}{'s':>8}  {'min - max':>15}{'CPU s':>8}{'MiB':>7}"
         lines.append(head + "".join(f"{title:>17}" for title in others) + "   parts, s")
         for peer, figures in by_peer.items():
             spread = f"{figures['wall_min_s']:.2f} - {figures['wall_max_s']:.2f}"
-            ratio = "".join(f"{_ratio(ratios[ours].get(peer)):>17}" for ours in ratios)
+            both = [(ratios[ours].get(peer), cpu[ours].get(peer)) for ours in ratios]
+            ratio = "".join(
+                f"{_ratio(wall) + (f' ({_ratio(used)})' if used is not None else ''):>17}" for wall, used in both
+            )
             parts = figures["parts_s"]
             shown = (
                 "   " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in parts.items()) if len(parts) > 1 else ""
@@ -172,6 +182,9 @@ def table(report: Report) -> str:
             )
     lines.append("\nrepository at the end, MiB")
     lines.extend(f"  {peer:<15}{size / MIB:>8.0f}" for peer, size in report["size_bytes"].items())
+    if report["grown_bytes"]:
+        lines.append("\nadded to it by the edits of the large file, MiB")
+        lines.extend(f"  {peer:<15}{size / MIB:>8.1f}" for peer, size in report["grown_bytes"].items())
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -8,11 +8,11 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bench.data import Changes
+from bench.data import Changes, Edits
 from bench.measure import Meter, Usage, drop_caches
 from bench.peers import Peer, Reading
 
@@ -21,10 +21,16 @@ AGAIN: Final = "unchanged-copy"
 CHANGED: Final = "changed-copy"
 SMALL: Final = "ten-changes"
 LARGE: Final = "large-file"
+EDITED: Final = "edited-large-file"
+RESTORE: Final = "restore"
+RESTORE_LARGE: Final = "restore-large"
+DELETE: Final = "delete-and-collect"
 FIND: Final = "find"
 COPY_OUT: Final = "copy-out"
 READ_LARGE: Final = "read-large"
-STEPS: Final[tuple[str, ...]] = (FIRST, AGAIN, CHANGED, SMALL, LARGE, FIND, COPY_OUT, READ_LARGE)
+STEPS: Final[tuple[str, ...]] = (
+    FIRST, AGAIN, CHANGED, SMALL, LARGE, EDITED, FIND, COPY_OUT, READ_LARGE, RESTORE, RESTORE_LARGE, DELETE,
+)  # fmt: skip
 READ_STEPS: Final = (FIND, COPY_OUT, READ_LARGE)
 
 Note = Callable[[str], None]
@@ -42,11 +48,12 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What a peer's repository occupied at the end of a round, in bytes."""
+    """What a peer's repository occupied at the end of a round, in bytes; and what the edits added to it."""
 
     round: int
     peer: str
     size_bytes: int
+    grown_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,8 @@ class Results:
     samples: list[Sample]
     sizes: list[Size]
     cold: bool = True
+    grown: dict[tuple[int, str], int] = field(default_factory=dict)
+    """By round and peer: what storing the edited large file added, in bytes."""
 
 
 def run(plan: Plan, note: Note) -> Results:
@@ -83,6 +92,18 @@ def run(plan: Plan, note: Note) -> Results:
             _store(plan, changes, number, peers, results, note)
             if any(step in plan.steps for step in READ_STEPS):
                 _read(plan, number, peers, results, note)
+            _restore(plan, number, peers, results, note)
+            if DELETE in plan.steps:
+                for peer in peers:
+                    results.cold = drop_caches() and results.cold
+                    _keep_any(
+                        results,
+                        number,
+                        DELETE,
+                        peer,
+                        peer.delete("changed" if CHANGED in plan.steps else "first"),
+                        note,
+                    )
         finally:
             changes.revert()
             _close(peers, number, results, note)
@@ -94,7 +115,10 @@ def _close(peers: Sequence[Peer], number: int, results: Results, note: Note) -> 
     failing = sys.exc_info()[0] is not None
     for peer in peers:
         try:
-            results.sizes.append(Size(number, peer.name, peer.close()))
+            if not failing:
+                grown = results.grown.get((number, peer.name))
+                results.sizes.append(Size(number, peer.name, peer.size_bytes(), grown))
+            peer.close()
         except Exception as error:
             if not failing:
                 raise
@@ -104,9 +128,7 @@ def _close(peers: Sequence[Peer], number: int, results: Results, note: Note) -> 
 def _store(plan: Plan, changes: Changes, number: int, peers: Sequence[Peer], results: Results, note: Note) -> None:
     def every(step: str, store: Callable[[Peer], Usage | None]) -> None:
         for peer in peers:
-            usage = store(peer)
-            if usage is not None:
-                _keep(results, Sample(number, step, peer.name, usage), note)
+            _keep_any(results, number, step, peer, store(peer), note)
 
     _warm(plan.tree)
     every(FIRST, lambda peer: peer.store("first", plan.tree))
@@ -118,9 +140,33 @@ def _store(plan: Plan, changes: Changes, number: int, peers: Sequence[Peer], res
     if SMALL in plan.steps:
         changes.apply_small()
         every(SMALL, lambda peer: peer.store_small("small", plan.tree, changes.small))
-    if LARGE in plan.steps or READ_LARGE in plan.steps:
+    if any(step in plan.steps for step in (LARGE, EDITED, READ_LARGE, RESTORE_LARGE)):
         _warm(plan.large.parent)
         every(LARGE, lambda peer: peer.store("large", plan.large.parent))
+    if EDITED in plan.steps:
+        before = {peer.name: peer.size_bytes() for peer in peers}
+        edits = Edits(plan.large)
+        try:
+            edits.apply()
+            every(EDITED, lambda peer: peer.store("edited", plan.large.parent))
+        finally:
+            edits.revert()
+        for peer in peers:
+            if any(sample.step == EDITED and sample.peer == peer.name for sample in results.samples):
+                results.grown[number, peer.name] = peer.size_bytes() - before[peer.name]
+
+
+def _restore(plan: Plan, number: int, peers: Sequence[Peer], results: Results, note: Note) -> None:
+    """To the same disk as the repositories, from a cold cache."""
+    target = plan.tree.parent.with_name("restored")
+    for step, label, source in ((RESTORE, "first", plan.tree), (RESTORE_LARGE, "large", plan.large.parent)):
+        for peer in peers if step in plan.steps else ():
+            target.mkdir()
+            try:
+                results.cold = drop_caches() and results.cold
+                _keep_any(results, number, step, peer, peer.restore(label, source, target), note)
+            finally:
+                shutil.rmtree(target)
 
 
 def _read(plan: Plan, number: int, peers: Sequence[Peer], results: Results, note: Note) -> None:
@@ -146,6 +192,11 @@ def _reads(reading: Reading, target: Path) -> Iterator[tuple[str, list[str | Pat
     yield FIND, ["find", reading.tree, "-size", "+1G"]
     yield COPY_OUT, ["cp", "-r", reading.tree, target]
     yield READ_LARGE, ["dd", f"if={reading.large}", "of=/dev/null", "bs=1M"]
+
+
+def _keep_any(results: Results, number: int, step: str, peer: Peer, usage: Usage | None, note: Note) -> None:
+    if usage is not None:
+        _keep(results, Sample(number, step, peer.name, usage), note)
 
 
 def _keep(results: Results, sample: Sample, note: Note) -> None:

@@ -101,7 +101,7 @@ def _is_stopped(live: SyncLive) -> None:
         lambda: live.store.put(RecordKind.CHUNK, [b"too late"], live.leases[0]),
         lambda: live.journal.write([NodeGone(FileId(99))], live.leases[1], 1),
         lambda: repository.gc(safety=Safety.NONE),
-        repository.mark_unmounted,
+        repository.marks.unmounted,
         *(lambda slot=slot: repository.rename(slot, "too late") for slot in repository.listed() if not slot.pinned),
     ]
     for ask in asked * 2:

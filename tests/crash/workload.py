@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from repository.catalog import CATALOG_FILE, Catalog
+from repository.catalog import Catalog
+from repository.configfile import read_config
 from repository.format.catalog import Head, Slot, SlotState, SnapshotKind
 from repository.format.config import CONFIG_NAME, ChunkerParameters, Config
 from repository.format.inode import NodeKind
@@ -17,7 +18,8 @@ from repository.intent import INTENT_FILE, IntentFile
 from repository.live import attributes, names, writing
 from repository.packs.spare import found_spare, unfound_spare
 from repository.policy.collect import Safety
-from repository.repo import Repository, read_config
+from repository.repo import Repository
+from repository.slotfile import CATALOG_FILE
 from repository.storage.volume import Volume
 from repository.units import KIB, MIB
 from tests.crash.history import History, Register, SnapshotState

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from repository.catalog import CATALOG_FILE
 from repository.events import EVENTS_FILE
 from repository.format.catalog import COPY_BYTES, HEAD_SLOT, copy_offset
 from repository.format.config import CONFIG_NAME
@@ -18,6 +17,7 @@ from repository.ids import PackIndex, pack_of
 from repository.intent import INTENT_FILE
 from repository.lock import LOCK_BYTES, LOCK_FILE
 from repository.repo import Repository
+from repository.slotfile import CATALOG_FILE
 from repository.space import RESERVE_FILE
 
 INTENT_BYTES_USED: Final = 40

@@ -10,7 +10,8 @@ import pytest
 
 from repository.errors import BallastError, NoRepositoryError
 from repository.format.config import CONFIG_NAME
-from repository.format.pack import pack_path
+from repository.format.pack import PACK_HEADER_BYTES, pack_path
+from repository.format.record import HEADER_BYTES
 from repository.ids import PackIndex
 from repository.policy.collect import Safety
 from repository.repo import Repository
@@ -111,6 +112,22 @@ def test_a_pack_that_cannot_be_read_today_is_there_tomorrow(specimen: Specimen) 
         calls.check()
         assert path.read_bytes() == before
     _all_is_there(specimen)
+
+
+@pytest.mark.parametrize("nth", [2, 3])
+def test_a_sealed_pack_whose_end_cannot_be_read_for_a_moment_is_not_sealed_anew(specimen: Specimen, nth: int) -> None:
+    """It was: and of what rots in it, nothing told any more. The reads: its header, its trailer, its directory."""
+    shutil.rmtree(specimen.path / "index")
+    path = specimen.path / pack_path(PackIndex(0))
+    before = path.read_bytes()
+    with path.open("r+b") as file:
+        file.seek(PACK_HEADER_BYTES + HEADER_BYTES)
+        file.write(bytes([before[PACK_HEADER_BYTES + HEADER_BYTES] ^ 1]))
+    rotten = path.read_bytes()
+    calls = FaultyCalls([Fault("pread", errno.EIO, nth, path="00000000.pack")])
+    _use(specimen.path, calls)
+    calls.check()
+    assert path.read_bytes() == rotten
 
 
 def test_a_second_copy_of_a_pack_harms_nobody(specimen: Specimen) -> None:

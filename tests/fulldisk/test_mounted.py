@@ -14,6 +14,7 @@ from typing import Final
 
 import pytest
 
+from repository.format.pack import PUNCHED_OFFSET, SPARE_MARK
 from repository.units import KIB, MIB
 from tests.support.mounted import CALM, Mounted, attempt, ballast, python, wait_until
 from tests.support.smalldisk import SmallDisk, small_disk
@@ -302,6 +303,43 @@ def test_killed_on_a_full_disk_it_mounts_again_with_all_that_was_promised(disk: 
     (mount.snapshots / "first").rmdir()
     wait_until(is_normal(disk), "the way back")
     assert write(mount.live / "after", 4, 20) == ("ok", 20 * MIB)
+    mount.umount()
+    assert ballast("check", disk.repository, "--read-data").returncode == 0
+
+
+def test_a_journal_that_cannot_be_committed_waits_and_a_mount_for_reading_is_named(disk: SmallDisk) -> None:
+    """A crash, the headroom gone, not a byte and no garbage: there is no room for what live needs. It is not lost."""
+    mount = disk.serve()
+    write(mount.live / "first", 1, 10)
+    mount.commit("first")
+    (mount.live / "many").mkdir()
+    for number in range(2_000):
+        (mount.live / "many" / f"{number:04d}").write_bytes(b"%d" % number)
+    assert attempt("os.fsync(os.open(sys.argv[1], os.O_RDONLY))", mount.live / "many") == "ok"
+    mount.kill()
+    assert ballast("gc", disk.repository).returncode == 0, "seals what was left open"
+    for pack in (disk.repository / "packs").rglob("*.pack"):
+        if pack.read_bytes()[: PUNCHED_OFFSET + 1][-1] == SPARE_MARK:
+            pack.unlink()
+    disk.fill()
+
+    for _ in range(2):
+        done = ballast("mount", disk.repository, mount.path)
+        assert done.returncode == 28, done.stderr
+        assert "ballast mount --read-only" in done.stderr
+    mount.options = ("--read-only",)
+    mount.start()
+    assert (mount.snapshots / "first" / "first").read_bytes() == content(1, 10 * MIB)
+    mount.umount()
+
+    mount.options = CALM
+    assert ballast("snapshot", "delete", disk.repository, "first").returncode == 0
+    disk.clear()
+    mount.start()
+    assert (mount.live / "first").read_bytes() == content(1, 10 * MIB)
+    assert [(mount.live / "many" / f"{number:04d}").read_bytes() for number in range(2_000)] == [
+        b"%d" % number for number in range(2_000)
+    ]
     mount.umount()
     assert ballast("check", disk.repository, "--read-data").returncode == 0
 

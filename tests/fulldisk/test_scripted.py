@@ -371,7 +371,7 @@ class _Blind(TinyProbe):
     def available_bytes(self) -> int:
         return 1 << 30
 
-    allocatable_bytes = available_bytes
+    allocatable_bytes = growth_bytes = available_bytes
 
 
 def test_room_that_only_the_probe_sees(path: Path, disk: TinyDisk, clock: SetClock) -> None:
@@ -397,7 +397,7 @@ class _Deaf(TinyProbe):
     def available_bytes(self) -> int:
         raise VolumeError("no answer", 5)
 
-    allocatable_bytes = capacity_bytes = available_bytes
+    allocatable_bytes = growth_bytes = capacity_bytes = available_bytes
 
 
 def test_a_probe_that_fails_stops_nobody(path: Path, disk: TinyDisk, clock: SetClock) -> None:

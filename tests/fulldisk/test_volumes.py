@@ -243,3 +243,28 @@ def test_btrfs_that_compresses_keeps_what_is_allocated(tmp_path: Path) -> None:
         with Repository.open(repository, writable=True) as opened:
             assert opened.config.volume_class == "A"
             assert opened.space.reserve().whole
+
+
+def test_on_btrfs_what_is_punched_or_cut_off_in_part_really_comes_free(tmp_path: Path) -> None:
+    """It gives an extent back only when nothing of it is left, and an allocation is one: st_blocks says otherwise."""
+    with disk_of(tmp_path, "btrfs") as disk:
+        volume = Volume(disk.path)
+        with volume.create("pack") as pack, volume.create("reserve") as reserve:
+            for segment in range(0, 32 * MIB, 2 * MIB):
+                pack.allocate(segment, 2 * MIB)
+            for at in range(0, 32 * MIB, MIB):
+                pack.pwrite(os.urandom(MIB), at)
+            pack.fsync()
+            allocate_reserve(reserve, 32 * MIB)
+            free = disk.available_bytes()
+            for at in range(0, 32 * MIB, 2 * MIB):
+                pack.punch(at, MIB)
+            pack.fsync()
+            punched = disk.available_bytes()
+            assert punched - free >= 16 * MIB
+            pack.truncate(31 * MIB)
+            pack.fsync()
+            assert disk.available_bytes() - punched >= MIB, "the end of a pack that is sealed"
+            cut = disk.available_bytes()
+            reserve.truncate(24 * MIB)
+            assert disk.available_bytes() - cut >= 8 * MIB, "a slice of the reserve"

@@ -3,14 +3,12 @@
 import errno
 import json
 import os
-import signal
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import pytest
 
 from tests.support.mounted import Mounted, attempt, ballast, wait_until
+from tests.support.strace import injected
 
 pytestmark = [
     pytest.mark.mount,
@@ -20,19 +18,9 @@ pytestmark = [
 ]
 
 
-@contextmanager
-def failing_syncs(mount: Mounted, count: int) -> Iterator[None]:
+def failing_syncs(mount: Mounted, count: int) -> AbstractContextManager[None]:
     """The next `count` syncs that the daemon asks of the kernel fail with EIO."""
-    said = mount.path.with_name("strace.err")
-    inject = f"inject=fdatasync,fsync:error=EIO:when=1..{count}"
-    command = ["strace", "-f", "-p", str(mount.pid), "-e", "trace=fdatasync,fsync", "-e", inject, "-o", "/dev/null"]
-    with said.open("wb") as err, subprocess.Popen(command, stderr=err) as strace:
-        try:
-            wait_until(lambda: b"attached" in said.read_bytes(), "strace to attach")
-            yield
-        finally:
-            strace.send_signal(signal.SIGINT)
-            strace.wait()
+    return injected(mount, "fdatasync,fsync", f"error=EIO:when=1..{count}")
 
 
 def mode(mount: Mounted) -> str:

@@ -13,10 +13,11 @@ from tests.support.mounting import Mounting, until
 pytestmark = pytest.mark.mount
 
 PLACES_MAX = 500
+ROWS_MAX = 15
 SMALL_TABLE = f"""
 import sys
 import fusefs.places
-fusefs.places.PlaceTable.__init__.__defaults__ = ({PLACES_MAX},)
+fusefs.places.PlaceTable.__init__.__defaults__ = ({PLACES_MAX}, {ROWS_MAX})
 from fusefs.cli.main import main
 sys.exit(main())
 """
@@ -46,7 +47,8 @@ def test_the_oldest_are_forgotten_and_what_is_in_use_is_not(ballast: Mounting) -
             for _ in range(2):
                 found = subprocess.run(["find", str(ballast.snapshots)], capture_output=True, check=True, text=True)
                 assert found.stdout.count("\n") == 2 * (20 * 101 + 1) + 2  # snapshots/ and latest
-            until(lambda: _left(log.read_text()) <= PLACES_MAX)
+            until(lambda: _latest("left", log.read_text()) <= PLACES_MAX)
+            until(lambda: _latest("rows", log.read_text()) <= ROWS_MAX)
             assert os.getcwd() == str(inside)
             assert held.read() == "0 7"
             with open("file 08") as other:
@@ -60,7 +62,7 @@ def test_the_oldest_are_forgotten_and_what_is_in_use_is_not(ballast: Mounting) -
     assert "places.not_evicted" not in log.read_text()
 
 
-def _left(log: str) -> int:
-    """How many places were left after the latest batch."""
-    counts = [int(count) for count in re.findall(r"places\.evicted .*left=(\d+)", log)]
+def _latest(what: str, log: str) -> int:
+    """How many there were after the latest batch."""
+    counts = [int(count) for count in re.findall(rf"places\.evicted .*{what}=(\d+)", log)]
     return counts[-1] if counts else sys.maxsize

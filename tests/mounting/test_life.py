@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -51,6 +52,28 @@ def test_umount_names_who_keeps_it_busy(mounted: Mounting) -> None:
         assert (mounted.live / "directory").is_dir(), "a refused umount changes nothing"
         sleeper.kill()
     mounted.umount()
+
+
+def test_umount_is_answered_while_the_kernel_still_drops_what_it_cached(ballast: Mounting) -> None:
+    """The connection ends long before `fusermount3 -u` returns on a loaded machine: this one returns when told to."""
+    programs, gate = ballast.base / "programs", ballast.base / "gate"
+    programs.mkdir()
+    slow = programs / "fusermount3"
+    real = shutil.which("fusermount3")
+    waiting = f"{real} -u -- {ballast.mountpoint}; while [ ! -e {gate} ]; do sleep 0.05; done"
+    slow.write_text(f'#!/bin/sh\nif [ "$1" != -u ]; then exec {real} "$@"; fi\n{waiting}\n')
+    slow.chmod(0o755)
+    ballast.environment["PATH"] = f"{programs}:{ballast.environment['PATH']}"
+    ballast.mount()
+    pid = ballast.pid()
+    (ballast.live / "file").write_text("kept")
+    try:
+        assert "Safe to remove" in ballast.umount()
+        assert not gone(pid)(), "it waits for its child"
+        assert len(names(ballast)) == 1
+    finally:
+        gate.touch()
+    until(gone(pid))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.mounted import BUSY, CALM, Mounted, ballast, init, open_directory
-from tests.support.program import EXECUTOR, Outcome, Step, look, outcome_of, plan, snapshots, states, write_program
+from tests.support.program import (
+    EXECUTOR,
+    Outcome,
+    Step,
+    look,
+    nearest,
+    outcome_of,
+    plan,
+    snapshots,
+    states,
+    write_program,
+)
 from tests.support.world import Picture, World, difference
 
 STEPS: Final = 6_000
@@ -97,13 +108,10 @@ class Rounds:
 def _state_like(found: Picture, before: World, steps: list[Step], outcome: Outcome) -> tuple[int, World]:
     """The state that was found among those that may be left: after how many steps, and the tree."""
     sizes = {path: row[3] for path, row in found.items()}
-    possible = list(range(outcome.begun + 1))[-sum(1 for _ in states(before, steps, outcome)) :]
-    for count, state in zip(possible, states(before, steps, outcome), strict=True):
+    for count, state in states(before, steps, outcome):
         if {path: len(state.thing(path).data) for path in state.names} == sizes and state.picture() == found:
             return count, state.copy()
-    stories = [difference(found, state.picture()) for state in states(before, steps, outcome)]
-    nearest = min(stories, key=lambda story: story.count("\n"))
-    raise AssertionError(f"none of the states after {possible[0]} to {possible[-1]} steps; the nearest:\n{nearest}")
+    raise AssertionError(nearest(found, before, steps, outcome))
 
 
 def main() -> int:

@@ -8,7 +8,6 @@ import ctypes
 import gc
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -21,8 +20,20 @@ from repository.errors import BallastError
 from repository.repo import Repository
 from tests.support.blocklog import STYLES, Entry, Kind, LoggedDisk, copy_sparse, read_log
 from tests.support.blocklog_fuse import logging_disk, loop_device
-from tests.support.mounted import BUSY, CALM, SMALL, Mounted, ballast, init, is_mounted, run, wait_until
-from tests.support.program import EXECUTOR, SYNCING, Outcome, Step, look, plan, snapshots, states, write_program
+from tests.support.mounted import BUSY, CALM, SMALL, Mounted, ballast, init, is_mounted, run
+from tests.support.program import (
+    EXECUTOR,
+    SYNCING,
+    Outcome,
+    Step,
+    look,
+    nearest,
+    plan,
+    snapshots,
+    states,
+    write_program,
+)
+from tests.support.strace import injected
 from tests.support.sync_live import SyncLive, picture_of
 from tests.support.world import Picture, World, canonical, difference
 
@@ -60,21 +71,6 @@ def ext4(device: str, folder: Path, options: str) -> Iterator[Path]:
     finally:
         if is_mounted(folder):
             run(["umount", "-l", folder])
-
-
-@contextmanager
-def lying_syncs(mount: Mounted) -> Iterator[None]:
-    """Every sync that the daemon asks of the kernel is answered with success, and isn't done."""
-    said = mount.path.with_name("strace.err")
-    inject = "inject=fsync,fdatasync,syncfs,sync:retval=0"
-    command = ["strace", "-f", "-p", str(mount.pid), "-e", "trace=fsync,fdatasync,syncfs,sync", "-e", inject]
-    with said.open("wb") as err, subprocess.Popen([*command, "-o", "/dev/null"], stderr=err) as strace:
-        try:
-            wait_until(lambda: b"attached" in said.read_bytes(), "strace to attach")
-            yield
-        finally:
-            strace.send_signal(signal.SIGINT)
-            strace.wait()
 
 
 @contextmanager
@@ -209,13 +205,11 @@ class Session:
     def _compare_live(self, cut: Cut, found: Picture) -> None:
         """It must be the tree after some number of steps, no fewer than what was promised."""
         sizes = {path: row[3] for path, row in found.items()}
-        outcome, stories = self.outcome(cut), list[str]()
-        for state in states(World(), self._steps, outcome):
+        outcome = self.outcome(cut)
+        for _, state in states(World(), self._steps, outcome):
             if {path: len(state.thing(path).data) for path in state.names} == sizes and state.picture() == found:
                 return
-            stories.append(difference(found, state.picture()))
-        nearest = min(stories, key=lambda story: story.count("\n"))
-        raise Lost(f"`live` is none of {len(stories)} states that {outcome} may leave; the nearest:\n{nearest}")
+        raise Lost(nearest(found, World(), self._steps, outcome))
 
 
 def _same(what: str, found: Picture, wanted: Picture) -> None:
@@ -251,7 +245,7 @@ def record(folder: Path, seed: int, count: int, *, block_bytes: int = 4096, lyin
         stack.callback(mount.clean_up)
         mount.start()
         if lying:
-            stack.enter_context(lying_syncs(mount))
+            stack.enter_context(injected(mount, "fsync,fdatasync,syncfs,sync", "retval=0"))  # said, not done
         else:
             stack.enter_context(early_write_back(place / "repository"))
         notes.write_bytes(BEGIN.data)

@@ -1,7 +1,7 @@
 """A program of single system calls on a directory, planned beforehand, so that every state it can leave is known.
 
 `plan` makes the steps from what is there; EXECUTOR is the source of the process that carries them out and notes on a
-file elsewhere what it began and what returned; `Replay` says which state each number of steps leaves.
+file elsewhere what it began and what returned; `states` says what a crash may leave.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from repository.format.inode import NodeKind
-from tests.support.world import Path_, Picture, Thing, World
+from tests.support.world import Path_, Picture, Thing, World, difference
 
 NAMES: Final = ("a", "b", "c", "d", "ü", "x" * 255)
 VERBS: Final = (
@@ -26,6 +26,7 @@ SYNCING: Final = frozenset(("fsync", "fsyncdir", "snapshot"))
 """Steps whose return promises everything before them."""
 SNAPSHOT_SHARE: Final = 0.01
 XATTR: Final = "user.x"
+PAGE_BYTES: Final = 4096
 
 EXECUTOR: Final = """
 import json, os, random, sys
@@ -203,6 +204,11 @@ def _is(world: World, path: Path_, kind: NodeKind) -> bool:
     return world.thing(path).kind is kind
 
 
+def _written(step: Step) -> bytes:
+    """The bytes of a write."""
+    return random.Random(step.seed).randbytes(step.length) if step.seed else bytes(step.length)
+
+
 def apply(world: World, step: Step) -> None:
     """What a step does to the tree."""
     here, there = _parts(step.path), _parts(step.other)
@@ -214,8 +220,7 @@ def apply(world: World, step: Step) -> None:
         case "symlink":
             world.create(here, Thing(NodeKind.SYMLINK, 0o777, bytearray(step.other.encode())))
         case "write":
-            data = random.Random(step.seed).randbytes(step.length) if step.seed else bytes(step.length)
-            world.write(here, step.offset, data)
+            world.write(here, step.offset, _written(step))
         case "truncate":
             world.truncate(here, step.length)
         case "chmod":
@@ -251,19 +256,33 @@ def outcome_of(notes: Path) -> Outcome:
     return Outcome(begun, sum(line.startswith(".") for line in lines), failed[0] if failed else None)
 
 
-def states(world: World, steps: Sequence[Step], outcome: Outcome) -> Iterator[World]:
-    """What a crash may leave: the tree after each number of steps from the last that promised something on.
+def states(world: World, steps: Sequence[Step], outcome: Outcome) -> Iterator[tuple[int, World]]:
+    """What a crash may leave: the tree after each number of steps from the last that promised something on, and how
+    many that are. After a write's first pages too: the kernel may hand it over in pieces, which end with a page.
 
-    The same object each time: copy what you keep.
+    The same tree each time: copy what you keep.
     """
     now = world.copy()
     least = 1 + max((index for index in range(outcome.returned) if steps[index].verb in SYNCING), default=-1)
     if least == 0:
-        yield now
+        yield 0, now
     for index in range(outcome.begun):
-        apply(now, steps[index])
+        step = steps[index]
+        if index >= least and step.verb == "write":
+            data = _written(step)
+            for end in range((step.offset // PAGE_BYTES + 1) * PAGE_BYTES, step.offset + step.length, PAGE_BYTES):
+                now.write(_parts(step.path), step.offset, data[: end - step.offset])
+                yield index, now
+        apply(now, step)
         if index + 1 >= least:
-            yield now
+            yield index + 1, now
+
+
+def nearest(found: Picture, world: World, steps: Sequence[Step], outcome: Outcome) -> str:
+    """For a failing test's message: `live` is none of `states`; how it differs from the one that is most like it."""
+    stories = [(count, difference(found, state.picture())) for count, state in states(world, steps, outcome)]
+    count, story = min(stories, key=lambda one: one[1].count("\n"))
+    return f"`live` is none of {len(stories)} states that {outcome} may leave; the nearest, of {count} steps:\n{story}"
 
 
 def snapshots(world: World, steps: Sequence[Step], outcome: Outcome) -> Iterator[tuple[str, bool, World]]:

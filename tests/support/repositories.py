@@ -95,6 +95,11 @@ def publish(
         return repository.publish(tree, lease, name=name, kind=SnapshotKind.NAMED, parent=parent)
 
 
+def pack_blocks_bytes(path: Path) -> int:
+    """What all packs take on the volume, the spare one included."""
+    return sum(file.stat().st_blocks * 512 for file in (path / "packs").rglob("*.pack"))
+
+
 def read_files(repository: Repository, slot: Slot) -> dict[str, bytes]:
     """All files of a flat snapshot, read back through its tree."""
     found: dict[str, bytes] = {}

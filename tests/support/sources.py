@@ -5,8 +5,11 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from repository.create.command import Created, CreateRequest, create_snapshot
 from repository.create.exclude import Excludes
+from repository.create.source import SourceFile
 from repository.format.catalog import Slot
 from repository.format.inode import DirRef, Inode, NodeKind
 from repository.ids import RecordId
@@ -150,3 +153,16 @@ def content_of(repo: Repository, inode: Inode) -> bytes:
             extent.chunk_offset : extent.chunk_offset + extent.length
         ]
     return bytes(data)
+
+
+def opened_files(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Names of the files that are opened from here on, to be stored."""
+    opened: list[bytes] = []
+    begin = SourceFile.__init__
+
+    def note(self: SourceFile, directory: object, name: bytes) -> None:
+        opened.append(name)
+        begin(self, directory, name)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SourceFile, "__init__", note)
+    return opened

@@ -25,7 +25,7 @@ class SyncLive:
         try:
             self.head = HeadCommitter(self.repository)
             self.tree, self.recovery, mark = self.head.open()
-            self.repository.mark_mounted()
+            self.repository.marks.mounted()
         except BaseException:
             self.kill()
             raise
@@ -90,7 +90,7 @@ class SyncLive:
     def close(self) -> None:
         """A clean end."""
         self.commit()
-        self.repository.mark_unmounted()
+        self.repository.marks.unmounted()
         self.repository.close()
 
     def kill(self) -> None:

@@ -182,8 +182,11 @@ class TinyProbe:
     def available_bytes(self) -> int:
         return max(0, self._disk.free_bytes())
 
+    def growth_bytes(self) -> int:
+        return self.available_bytes()
+
     def allocatable_bytes(self) -> int:
-        return max(0, self._disk.free_bytes())
+        return self.available_bytes()
 
     def capacity_inodes(self) -> int:
         return 1 << 20

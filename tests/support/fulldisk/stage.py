@@ -122,7 +122,10 @@ def _mount(*words: str | Path) -> None:
 
 @contextmanager
 def full_places(stage: Stage) -> Iterator[dict[str, str]]:
-    """/tmp, /var/tmp and $HOME without a free byte or inode; the environment that says so."""
+    """/tmp, /var/tmp and $HOME without a free byte or inode; the environment that says so.
+
+    Whichever of them holds the checkout stays as it is: $TMPDIR is one that does not.
+    """
     covered: list[Path] = []
     home = stage.mounts / "full-home"
     home.mkdir(exist_ok=True)
@@ -132,7 +135,7 @@ def full_places(stage: Stage) -> Iterator[dict[str, str]]:
                 _mount("-t", "tmpfs", "-o", f"size={FULL_BYTES},nr_inodes=8", "full", place)
                 covered.append(place)
                 _fill_small(place)
-        yield {"HOME": str(home), "XDG_STATE_HOME": "", "TMPDIR": "/tmp"}
+        yield {"HOME": str(home), "XDG_STATE_HOME": "", "TMPDIR": str(covered[0])}
     finally:
         for place in reversed(covered):
             subprocess.run(["umount", "-l", str(place)], check=True)

@@ -48,8 +48,8 @@ def _play(play: Play, user: User, filler: Filler, garbage_bytes: int, left_bytes
         done.longest_s < 30,
         "below the deadline of 30 s",
     )
-    for split in user.pauses():
-        report.say(f"how a recovery's time went by: {split}")
+    for one in recoveries:
+        report.say(f"how a pause of {one.pause_s:.3f} s went by: {'; '.join(one.steps)}")
     user.same(new, user.live / "new")
     report.equals("the trash", user.names("--trash"), [])
     user.same(kept, user.snapshots / "kept" / str(kept).lstrip("/"))

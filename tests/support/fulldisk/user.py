@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -220,26 +219,6 @@ class User:
 
     def log(self) -> str:
         return "".join(path.read_text(errors="replace") for path in sorted((self.stage.home / "state").rglob("*.log*")))
-
-    def pauses(self) -> list[str]:
-        """For each climb, how its time went by, from the time stamps of the mount's log."""
-        found: list[str] = []
-        parts: list[str] = []
-        before: datetime | None = None
-        for line in self.log().splitlines():
-            match = LOGGED.match(line)
-            if match is None or not match["event"].startswith("recovery."):
-                continue
-            now = datetime.strptime(match["time"], "%Y-%m-%d %H:%M:%S,%f").replace(tzinfo=UTC)
-            took_ms = 0.0 if before is None else (now - before).total_seconds() * 1000
-            before = now
-            if match["event"] == "recovery.step":
-                what = match["rest"].split(" text=")[-1].split(" nbytes=")[0]
-                parts.append(f"{what}: {took_ms:.0f} ms")
-            elif match["event"] == "recovery.done":
-                found.append("; ".join(parts))
-                parts = []
-        return found
 
     def expect_calm_log(self, *also: str) -> None:
         """No error and no traceback in the mount's log, and no warning but those that a full disk is about."""

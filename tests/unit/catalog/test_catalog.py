@@ -1,4 +1,4 @@
-"""The catalog's file: two copies a slot, overwritten in place, whatever tears them."""
+"""The catalog and its file: two copies a slot, overwritten in place, whatever tears them."""
 
 import os
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from repository.catalog import CATALOG_FILE, Catalog
+from repository.catalog import Catalog
 from repository.errors import DamagedError, NoSuchSnapshotError, ReadOnlyError, SyncFailedError
 from repository.format.catalog import (
     COPY_BYTES,
@@ -21,6 +21,7 @@ from repository.format.catalog import (
 )
 from repository.format.journal import JournalMark
 from repository.ids import RecordId, RecordNumber, SnapshotId
+from repository.slotfile import CATALOG_FILE
 from repository.storage.calls import Calls
 from repository.storage.volume import Volume
 
@@ -134,6 +135,18 @@ def test_a_lost_head_is_told(volume: Volume) -> None:
     smash(volume, HEAD_SLOT, 1)
     with pytest.raises(DamagedError, match="rebuild"):
         reopen(volume)
+
+
+def test_a_reader_that_cannot_read_the_head_any_more_keeps_what_it_knew(volume: Volume) -> None:
+    catalog = reopen(volume)
+    known = catalog.add(slot("a"))
+    catalog.close()
+    reader = reopen(volume, writable=False)
+    smash(volume, HEAD_SLOT, 0)
+    smash(volume, HEAD_SLOT, 1)
+    with pytest.raises(DamagedError, match="rebuild"):
+        reader.reload()
+    assert reader.slots() == [known] and reader.head().slots == SLOTS
 
 
 def test_zeros_are_damage_not_free_slots(volume: Volume) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from repository.bitmaps import store_bitmap
-from repository.check.report import Severity
+from repository.check import findings
+from repository.check.report import Finding, Severity
 from repository.errors import DamagedError
 from repository.format.catalog import HEAD_SLOT, copy_offset
 from repository.format.pack import pack_path
@@ -290,3 +291,20 @@ def test_a_bitmap_that_lacks_something_is_an_error(path: Path) -> None:
         report = repository.check()
         assert [finding.place for finding in report.findings] == ["snapshot 'b'"]
         assert "lacks 1 records" in report.findings[0].what
+
+
+def test_more_findings_than_are_kept_are_counted_and_as_bad_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(findings, "FINDINGS_MAX", 2)
+    found = findings.Findings()
+    for number in range(4):
+        found.warning(f"{number}", "odd")
+    assert [(one.severity, one.place) for one in found.all()] == [
+        (Severity.WARNING, "0"),
+        (Severity.WARNING, "1"),
+        (Severity.WARNING, "check"),
+    ]
+    others = findings.Findings()
+    for number in range(3):
+        others.error(f"{number}", "gone")
+    found.take(others)
+    assert found.all()[-1] == Finding(Severity.ERROR, "check", "5 further findings are not listed")

@@ -11,7 +11,7 @@ from repository.policy.collect import Safety
 from repository.rebuild import rebuild
 from repository.storage.volume import Volume
 from repository.units import KIB
-from tests.support.repositories import SetClock, make, open_for_reading, open_for_writing, publish, read_files
+from tests.support.repositories import SetClock, open_for_reading, open_for_writing, publish, read_files
 from tests.support.stores import noise
 
 A = {f"a{number}": noise(number, 40 * KIB) for number in range(5)}
@@ -19,18 +19,12 @@ B = A | {f"b{number}": noise(10 + number, 40 * KIB) for number in range(5)}
 
 
 @pytest.fixture
-def clock() -> SetClock:
-    return SetClock()
-
-
-@pytest.fixture
-def path(tmp_path: Path, clock: SetClock) -> Path:
-    found = tmp_path / "repository"
-    make(found, clock)
-    with open_for_writing(found, clock) as repository:
+def path(path: Path, clock: SetClock) -> Path:
+    """The repository, with two snapshots."""
+    with open_for_writing(path, clock) as repository:
         publish(repository, A, "a")
         publish(repository, B, "b")
-    return found
+    return path
 
 
 def lose_slot(path: Path, index: int) -> None:

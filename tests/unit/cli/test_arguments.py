@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from fusefs.cli.arguments import build_parser
+from repository.policy.schedule import Pace
+from repository.recovery import RecoverySettings
+from repository.space import RESERVE_DEFAULT_BYTES
 
 REPOSITORY_COMMANDS = [
     ["init", "R", "--reserve", "100M", "--headspace", "1GiB", "--quota", "5G"],
@@ -53,6 +56,16 @@ def test_sizes_and_times_are_read() -> None:
     assert (init.reserve, init.headspace, init.quota) == (100_000_000, 1 << 30, 5_000_000_000)
     mount = build_parser().parse_args(REPOSITORY_COMMANDS[2])
     assert (mount.settle, mount.interval, mount.max_age, mount.min_snapshots) == (2.0, 60.0, 7200.0, 3)
+
+
+def test_what_is_not_said_is_as_the_rules_have_it() -> None:
+    """The command line has the figures again: importing where they belong would make `--help` slow."""
+    mount = build_parser().parse_args(["mount", "R", "M"])
+    pace, settings = Pace(), RecoverySettings()
+    assert (mount.settle, mount.interval, mount.max_age) == (pace.settle_s, pace.interval_s, pace.max_age_s)
+    assert (mount.auto_delete, mount.min_snapshots) == (settings.auto_delete, settings.min_snapshots)
+    assert mount.deletion_exponent == settings.deletion_exponent
+    assert build_parser().parse_args(["init", "R"]).reserve == RESERVE_DEFAULT_BYTES
 
 
 def test_patterns_keep_their_order() -> None:

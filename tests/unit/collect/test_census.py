@@ -15,23 +15,11 @@ from repository.reach import walk
 from repository.repo import Repository
 from repository.roots import Root, all_kept, journal_numbers
 from repository.units import KIB
-from tests.support.repositories import SetClock, make, open_for_writing, publish
+from tests.support.repositories import SetClock, open_for_writing, publish
 from tests.support.stores import noise
 
 POOL = [noise(number, (20 + 13 * number % 90) * KIB) for number in range(30)]
 SMALL = [noise(1000 + number, 300 + 97 * number) for number in range(40)]
-
-
-@pytest.fixture
-def clock() -> SetClock:
-    return SetClock()
-
-
-@pytest.fixture
-def path(tmp_path: Path, clock: SetClock) -> Path:
-    found = tmp_path / "repository"
-    make(found, clock)
-    return found
 
 
 def by_unions(repository: Repository, gone: frozenset[SnapshotId]) -> int:

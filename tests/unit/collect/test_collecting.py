@@ -15,30 +15,13 @@ from repository.repo import Repository
 from repository.units import KIB
 from tests.support.repositories import (
     SetClock,
-    make,
     open_for_reading,
     open_for_writing,
+    pack_blocks_bytes,
     publish,
     read_files,
 )
 from tests.support.stores import noise
-
-
-@pytest.fixture
-def clock() -> SetClock:
-    return SetClock()
-
-
-@pytest.fixture
-def path(tmp_path: Path, clock: SetClock) -> Path:
-    found = tmp_path / "repository"
-    make(found, clock)
-    return found
-
-
-def blocks(path: Path) -> int:
-    """Bytes that all packs take on the volume."""
-    return sum(file.stat().st_blocks * 512 for file in (path / "packs").rglob("*.pack"))
 
 
 def many(seed: int, count: int = 12, length: int = 150 * KIB) -> dict[str, bytes]:
@@ -56,12 +39,12 @@ def test_deleting_and_collecting_gives_back_what_was_said_before(path: Path, clo
         repository.gc()
         assert repository.unique_bytes([doomed]) == [repository.reclaimable_bytes([doomed])]
         promised = repository.reclaimable_bytes([doomed])
-        before = blocks(path)
+        before = pack_blocks_bytes(path)
         repository.delete(doomed)
         assert repository.reclaimable_bytes() == promised
         report = repository.gc(safety=Safety.NONE)
         assert report.freed_bytes == promised > 12 * 140 * KIB
-        assert before - blocks(path) == promised
+        assert before - pack_blocks_bytes(path) == promised
         assert report.expired == ("second",)
         assert read_files(repository, repository.find("first")) == kept
     with open_for_reading(path, clock) as repository:
@@ -172,10 +155,10 @@ def test_a_damaged_tree_stops_the_collection(path: Path, clock: SetClock) -> Non
         file.seek(place.offset + 80)
         file.write(os.urandom(16))
     with open_for_writing(path, clock) as repository:
-        before = blocks(path)
+        before = pack_blocks_bytes(path)
         with pytest.raises(DamagedError):
             repository.gc(safety=Safety.NONE)
-        assert blocks(path) == before
+        assert pack_blocks_bytes(path) == before
         report = repository.check()
         assert not report.is_sound
         assert any("snapshot 'a'" in finding.place for finding in report.findings)

@@ -14,24 +14,8 @@ from repository.policy.collect import Safety
 from repository.repo import Repository
 from repository.units import KIB, MIB
 from tests.support.calls import RecordingCalls
-from tests.support.repositories import SetClock, make, open_for_writing, publish, read_files
+from tests.support.repositories import SetClock, open_for_writing, pack_blocks_bytes, publish, read_files
 from tests.support.stores import noise
-
-
-@pytest.fixture
-def clock() -> SetClock:
-    return SetClock()
-
-
-@pytest.fixture
-def path(tmp_path: Path, clock: SetClock) -> Path:
-    found = tmp_path / "repository"
-    make(found, clock)
-    return found
-
-
-def blocks(path: Path) -> int:
-    return sum(file.stat().st_blocks * 512 for file in (path / "packs").rglob("*.pack"))
 
 
 def many(seed: int, count: int = 10, length: int = 100 * KIB) -> dict[str, bytes]:
@@ -66,12 +50,12 @@ def trashed(repository: Repository) -> set[str]:
 def test_only_as_many_deleted_snapshots_go_as_it_takes_the_longest_deleted_first(path: Path, clock: SetClock) -> None:
     with open_for_writing(path, clock) as repository:
         four_deleted(repository, clock)
-        before = blocks(path)
+        before = pack_blocks_bytes(path)
         report = repository.collector.collect(Safety.NONE, exactness=False, enough_bytes=1500 * KIB)
         assert report.expired == ("c", "a")
         assert trashed(repository) == {"b", "d"}
         assert report.freed_bytes >= 1500 * KIB
-        assert_freed(report, before - blocks(path))
+        assert_freed(report, before - pack_blocks_bytes(path))
         # The largest pieces went first, and no more of them than it took: the rest is garbage for the next time.
         left = repository.collector.collect(Safety.NONE, exactness=False, enough_bytes=1, trash=False)
         assert left.expired == ()
@@ -134,7 +118,7 @@ def test_an_emergency_allocates_nothing(path: Path, clock: SetClock) -> None:
         repository.delete(repository.find("open"))
         repository.store.allow_caches(False)
         sizes = {str(file): file.stat().st_size for file in path.rglob("*") if file.is_file()}
-        used = blocks(path)
+        used = pack_blocks_bytes(path)
         calls.log.clear()
         assert repository.collector.collect(Safety.NONE, exactness=False, enough_bytes=1 << 40).freed_bytes > 4 * MIB
         names = {operation.name for operation in calls.log}
@@ -145,7 +129,7 @@ def test_an_emergency_allocates_nothing(path: Path, clock: SetClock) -> None:
                 assert operation.offset + operation.length <= sizes[operation.path], "only into what a file has"
         marks = [one for one in calls.log if one.name == "pwrite" and one.offset == PUNCHED_OFFSET and one.length == 1]
         assert len({one.path for one in marks}) == len(marks)
-        assert blocks(path) < used
+        assert pack_blocks_bytes(path) < used
         repository.store.allow_caches(True)
 
 
@@ -303,12 +287,12 @@ def test_the_plan_to_thin_is_the_shortest_and_tells_exact_bytes(path: Path, cloc
         assert repository.collector.plan_thinning(order, curve[5] + 1) is None
         nothing = repository.collector.plan_thinning([], 1)
         assert nothing is None
-        before = blocks(path)
+        before = pack_blocks_bytes(path)
         for one in order[:3]:
             repository.delete(by_name[one])
         report = repository.collector.collect(Safety.NONE, exactness=False, enough_bytes=curve[3])
         assert report.freed_bytes == curve[3]
-        assert_freed(report, before - blocks(path))
+        assert_freed(report, before - pack_blocks_bytes(path))
 
 
 def test_volumes_that_cannot_punch_plan_whole_packs(path: Path, clock: SetClock) -> None:

@@ -12,14 +12,13 @@ from repository.create.command import CreateRequest, create_snapshot
 from repository.create.estimate import Counter, Sampler
 from repository.create.exclude import Excludes
 from repository.create.mounts import held_bytes, mountpoint_of
-from repository.create.source import SourceFile
 from repository.errors import InterruptedByUserError, NoSpaceError
 from repository.policy.levels import Room
 from repository.policy.preflight import Estimate, Place
 from repository.repo import Repository
 from repository.units import GB, GIB, KIB, MIB
 from tests.support.repositories import SetClock
-from tests.support.sources import Told, age, store
+from tests.support.sources import Told, age, opened_files, store
 from tests.support.stores import noise
 
 
@@ -80,14 +79,7 @@ def test_with_room_for_all_that_is_new_no_file_is_read(
     store(repo, files)
     (files / "c").write_bytes(os.urandom(5000))
     with_room(monkeypatch, repo, 6000)
-    opened: list[bytes] = []
-    begin = SourceFile.__init__
-
-    def note(self: SourceFile, directory: object, name: bytes) -> None:
-        opened.append(name)
-        begin(self, directory, name)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(SourceFile, "__init__", note)
+    opened = opened_files(monkeypatch)
     with asked(monkeypatch) as found:
         store(repo, files)
     assert found == [Estimate(0, 5000)], "what the parent snapshot has unchanged is not new"

@@ -110,6 +110,35 @@ async def test_a_client_that_leaves_does_not_end_the_work(path: Path, nursery: t
         await server.wait_idle()
 
 
+async def test_a_client_that_does_not_read_gives_its_place_back(
+    path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "REPLY_TIMEOUT_S", 0.05)
+
+    async def much(verb: str, fields: Fields) -> dict[str, Json]:
+        return {"text": "x" * (8 << 20)}
+
+    server = control.ControlServer(much)
+    await nursery.start(server.serve, path)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(encode_line({"verb": "much"}))
+        with trio.fail_after(20):
+            while not server.busy:
+                await trio.sleep(0.001)
+            await server.wait_idle()
+
+
+async def test_who_does_not_want_to_wait_for_long_is_told(path: Path, nursery: trio.Nursery) -> None:
+    async def hang(verb: str, fields: Fields) -> dict[str, Json]:
+        await trio.Event().wait()
+        return {}
+
+    await nursery.start(control.ControlServer(hang).serve, path)
+    with pytest.raises(BallastError, match="did not answer"):
+        await trio.to_thread.run_sync(lambda: control.ask(path, "status", {}, timeout_s=0.05))
+
+
 async def test_the_socket_of_a_dead_mount_is_replaced_and_ours_goes_with_us(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))

@@ -31,6 +31,33 @@ async def test_the_lock_excludes_and_is_fair() -> None:
         pass
 
 
+async def test_who_lets_go_may_go_on_until_he_waits_for_something() -> None:
+    lock = QuickLock()
+    order: list[str] = []
+
+    async def waits(name: str) -> None:
+        async with lock:
+            order.append(name)
+
+    async with trio.open_nursery() as nursery:
+        async with lock:
+            for name in ("first", "second"):
+                nursery.start_soon(waits, name)
+                await wait_all_tasks_blocked()
+        for _ in range(3):
+            async with lock:
+                order.append("again")
+        await wait_all_tasks_blocked()
+        assert order == ["again", "again", "again", "first", "second"]
+        async with lock:
+            nursery.start_soon(waits, "third")
+            await wait_all_tasks_blocked()
+        async with lock:
+            await wait_all_tasks_blocked()
+            assert order[-1] == "second", "woken, and found it held again"
+    assert order[-1] == "third"
+
+
 async def test_who_gives_up_waiting_leaves_the_lock_to_the_next() -> None:
     lock = QuickLock()
     got = trio.Event()

@@ -6,7 +6,8 @@ import pytest
 import trio
 
 from fusefs import spaceguard
-from fusefs.spaceguard import WAITERS_MAX, SpaceGuard
+from fusefs.cli.arguments import build_parser
+from fusefs.spaceguard import DEADLINE_DEFAULT_S, WAITERS_MAX, SpaceGuard
 from fusefs.workers import Workers
 from repository.errors import NoSpaceError, VolumeError
 from repository.ledger import Claim, Ledger
@@ -244,6 +245,10 @@ async def test_what_was_removed_is_committed_before_the_climb(nursery: trio.Nurs
     await world.grow(0)
     assert order == ["commit, 0 climbs", "freed"]
     assert not world.guard.has_removals
+
+
+def test_the_deadline_is_the_command_lines() -> None:
+    assert build_parser().parse_args(["mount", "R", "M"]).write_deadline == DEADLINE_DEFAULT_S
 
 
 async def test_an_error_of_the_volume_goes_to_whoever_waits(nursery: trio.Nursery) -> None:

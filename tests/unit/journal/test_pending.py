@@ -127,7 +127,7 @@ def test_a_restarted_chain_leaves_all_leftovers_behind(tmp_path: Path) -> None:
         chunk = repository.store.put(RecordKind.CHUNK, [noise(7, 100)], lease)[0]
         JournalWriter(repository.store, clock, repository.catalog.head().journal).write(data_change(chunk.id), lease, 0)
         assert len(pending(repository.store, repository.catalog.head()).flushes) == 1
-        mark = repository.restart_journal()
+        mark = repository.marks.restart_journal()
         assert pending(repository.store, repository.catalog.head()).flushes == ()
         JournalWriter(repository.store, clock, mark).write(gone(5), lease, 0)
         found = pending(repository.store, repository.catalog.head())

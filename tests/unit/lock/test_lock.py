@@ -11,19 +11,13 @@ from repository.errors import LockedError, ReadOnlyError
 from repository.lock import LOCK_BYTES, Holder, WriteLock, current_holder, decode_holder
 from repository.repo import Repository
 from repository.storage.volume import Volume
-from tests.support.repositories import SetClock, make, open_for_reading, open_for_writing, publish
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    make(tmp_path / "r", SetClock())
-    return tmp_path / "r"
+from tests.support.repositories import SetClock, open_for_reading, open_for_writing, publish
 
 
 def test_the_second_writer_is_told_who_is_there(path: Path) -> None:
     clock = SetClock()
     with open_for_writing(path, clock) as repository:
-        repository.mark_mounted("/mnt/x")
+        repository.marks.mounted("/mnt/x")
         with pytest.raises(LockedError, match=r"Process \d+ has been writing .* since .*, mounted at /mnt/x") as caught:
             open_for_writing(path, clock)
         assert caught.value.exit_code == 11
@@ -31,7 +25,7 @@ def test_the_second_writer_is_told_who_is_there(path: Path) -> None:
             mount = reader.status().to_json()["mount"]
             assert isinstance(mount, dict)
             assert mount["mountpoint"] == "/mnt/x"
-        repository.mark_unmounted()
+        repository.marks.unmounted()
     open_for_writing(path, clock).close()
     with open_for_reading(path, clock) as reader:
         assert reader.status().to_json()["mount"] is None
@@ -98,6 +92,6 @@ def test_descriptions_fit(path: Path) -> None:
     assert decode_holder(holder.encode()) == holder
     assert len(holder.encode()) == LOCK_BYTES
     with Repository.open(path, writable=True) as repository:
-        repository.mark_mounted("/x" * 3000)
+        repository.marks.mounted("/x" * 3000)
         assert repository.lock is not None
         assert repository.lock.holder.mountpoint is None

@@ -16,7 +16,6 @@ from repository.units import KIB
 from tests.support.calls import RecordingCalls
 from tests.support.repositories import (
     SetClock,
-    make,
     open_for_reading,
     open_for_writing,
     publish,
@@ -24,17 +23,6 @@ from tests.support.repositories import (
     write_tree,
 )
 from tests.support.stores import noise
-
-
-@pytest.fixture
-def clock() -> SetClock:
-    return SetClock()
-
-
-@pytest.fixture
-def path(tmp_path: Path, clock: SetClock) -> Path:
-    make(tmp_path / "r", clock)
-    return tmp_path / "r"
 
 
 def commit(repository: Repository, seed: int, wish: SnapshotWish | None, *, clean: bool = False) -> Slot | None:
@@ -147,19 +135,19 @@ def test_a_parent_whose_bitmap_rots_is_walked(path: Path, clock: SetClock) -> No
 
 def test_mounting_and_unmounting_leave_their_marks(path: Path, clock: SetClock) -> None:
     with open_for_writing(path, clock) as repository:
-        assert repository.mark_mounted("/mnt").clean
-        mark = repository.restart_journal()
+        assert repository.marks.mounted("/mnt").clean
+        mark = repository.marks.restart_journal()
         assert repository.catalog.head().journal == mark
         commit(repository, 1, None)
         assert not repository.catalog.head().clean
     with open_for_writing(path, clock) as repository:
-        before = repository.mark_mounted("/mnt")
+        before = repository.marks.mounted("/mnt")
         assert not before.clean
         assert 0 < before.mounted_ns < clock.ns
         commit(repository, 2, None, clean=True)
-        repository.mark_unmounted()
+        repository.marks.unmounted()
     with open_for_writing(path, clock) as repository:
-        assert repository.mark_mounted(None).clean
+        assert repository.marks.mounted(None).clean
 
 
 def test_what_publishing_costs(path: Path, clock: SetClock) -> None:

@@ -40,8 +40,17 @@ from repository.policy.rungs import (
     TryRoom,
 )
 
+pytestmark = pytest.mark.xdist_group("ladder")  # the graph is made once, not by each worker
+
 NEEDS: Final = Needs(segment_bytes=2, margin_bytes=3, slice_bytes=4)
-SIGHTS: Final = (Sight(0, 0), Sight(0, 5), Sight(6, 5), Sight(30, 0), Sight(30, 5))
+SIGHTS: Final = (
+    Sight(0, 0),
+    Sight(0, 5),
+    Sight(6, 5),
+    Sight(30, 0),
+    Sight(30, 5),
+    Sight(-4, 5, kept_bytes=20),
+)
 FAILED_BYTES: Final = 2
 RESULTS: Final = (Released, Collected, Looked, Thinned, Tried, GaveBack)
 BEGINNINGS: Final = (Refused, Seen, Tidy, Rest)
@@ -57,6 +66,7 @@ def _events() -> Iterator[Event]:
         for freed in (0, 3):
             for starved in (False, True):
                 yield Collected(freed, sight, starved)
+            yield Collected(freed, sight, gave_way=True)
         for found in (False, True):
             yield Looked(found, sight)
             yield Thinned(int(found), sight)
@@ -320,6 +330,61 @@ def test_garbage_pays_for_the_write() -> None:
     assert effects == (Collect(48),), "the margin, in the background"
     state, effects = step(state, Collected(20, Sight(26, 0)))
     assert (state.mode, state.owed, effects) == (Mode.NORMAL, False, ())
+
+
+def test_who_climbs_while_a_margin_is_owed_gets_a_part_of_it_now() -> None:
+    """A program that writes faster than the margin is freed behind it sees few pauses, not one at each segment."""
+    owing = replace(NORMAL, owed=True)
+    state, end = _run(owing, Refused(4, FULL), (Release, Released(Sight(64, 64))))
+    assert end == Collect(4, more_bytes=16)
+    state, effects = step(state, Collected(6, Sight(70, 64)))
+    assert effects == (GiveBack(),), "all the garbage there is will do"
+    state, effects = step(state, GaveBack(Sight(6, 0)))
+    assert effects == (Retry(),)
+
+
+def test_a_margin_that_gave_way_to_a_climb_is_still_owed() -> None:
+    owing = replace(NORMAL, owed=True, failed_bytes=4)
+    state, _ = _run(owing, Rest(FULL), (Collect, Collected(3, Sight(3, 0), gave_way=True)))
+    assert (state.mode, state.owed) == (Mode.NORMAL, True)
+    _, end = _run(state, Refused(4, Sight(3, 0)), (Release, Released(Sight(67, 64))))
+    assert end == Collect(4, more_bytes=16)
+    state, _ = _run(owing, Rest(FULL), (Collect, Collected(3, Sight(3, 0))))
+    assert not state.owed, "there was no more"
+
+
+def test_where_freeing_does_not_show_rounds_are_few() -> None:
+    """Root took of what is kept for root, and nobody knows how much: each round frees as much again as all before."""
+    state, effects = step(NORMAL, Refused(4, FULL))
+    state, effects = step(state, Released(Sight(64, 64)))
+    asked = []
+    for _ in range(6):
+        assert isinstance(effects[0], Collect)
+        wish = effects[0].enough_bytes
+        assert wish is not None
+        asked.append(wish)
+        state, effects = step(state, Collected(wish, Sight(64, 64)))
+        while isinstance(effects[0], LookCloser | GiveBack):
+            if isinstance(effects[0], LookCloser):
+                state, effects = step(state, Looked(False, Sight(64, 64)))
+            else:
+                state, effects = step(state, GaveBack(FULL))
+                if isinstance(effects[0], Collect):
+                    break
+    assert asked == [4, 4, 8, 16, 32, 64]
+
+
+def test_the_reserve_comes_back_out_of_what_is_kept_for_root() -> None:
+    """It was taken from what was available; what others took meanwhile must not keep it away, and is not for growth."""
+    lent = replace(NORMAL, mode=Mode.EMERGENCY)
+    state, effects = step(lent, Seen(Sight(-9, 5, kept_bytes=14)))
+    assert effects == (GiveBack(),)
+    state, effects = step(state, GaveBack(Sight(-14, 0, kept_bytes=14)))
+    assert (state.mode, effects) == (Mode.NORMAL, ())
+    _, effects = step(state, Refused(4, Sight(-14, 0, kept_bytes=14)))
+    assert effects == (Release(64),)
+    _, effects = step(lent, Seen(Sight(-9, 5, kept_bytes=13)))
+    assert effects == ()
 
 
 def test_what_others_wait_for_is_collected_with_it() -> None:

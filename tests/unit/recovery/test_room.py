@@ -29,6 +29,9 @@ def test_the_margin_is_a_gigabyte_and_at_most_five_percent(capacity: int, margin
         (Sight(50, 0), 100, 10),
         (Sight(1000, 0, inodes=False), 0, 10),
         (Sight(0, 64, inodes=False), 0, 74),
+        (Sight(-30, 0), 0, 40),
+        (Sight(-30, 64, kept_bytes=500), 0, 104),
+        (Sight(-30, 0), 100, 40),
     ],
 )
 def test_what_must_come_free_is_the_allocation_and_the_reserve(sight: Sight, phantom: int, least: int) -> None:

@@ -51,11 +51,6 @@ def some(files: dict[str, bytes], step: int) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def clock() -> SetClock:
-    return SetClock()
-
-
-@pytest.fixture
 def repository(tmp_path: Path, clock: SetClock) -> Iterator[Repository]:
     calls = BareCalls()
     make(tmp_path / "r", clock, calls=calls)
@@ -237,11 +232,8 @@ def test_a_root_without_a_bitmap_gets_one(repository: Repository) -> None:
 # --- others at the same time -------------------------------------------------------------------------------------
 
 
-def test_a_snapshot_made_meanwhile_from_one_that_moves(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its bitmap is its parent's and what it stored; the parent's records move between the two. When the parent goes,
-    what was moved must not go with it."""
-    wanted = mostly_dead(repository)
-    parent = repository.find("some")
+def collect_after_writing(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Once a new root's records are written, and before it is published, everything moves. Counts the writings."""
     write = repository.publisher._write
     calls: list[int] = []
 
@@ -255,6 +247,15 @@ def test_a_snapshot_made_meanwhile_from_one_that_moves(repository: Repository, m
         return written
 
     monkeypatch.setattr(repository.publisher, "_write", then_collect)
+    return calls
+
+
+def test_a_snapshot_made_meanwhile_from_one_that_moves(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bitmap is its parent's and what it stored; the parent's records move between the two. When the parent goes,
+    what was moved must not go with it."""
+    wanted = mostly_dead(repository)
+    parent = repository.find("some")
+    calls = collect_after_writing(repository, monkeypatch)
     root = repository.root(parent)
     with repository.store.lease() as lease:
         tree = replace(write_tree(repository, {}, lease), root=root, totals=root.totals)
@@ -273,19 +274,7 @@ def test_a_commit_made_meanwhile(repository: Repository, monkeypatch: pytest.Mon
         tree = replace(write_tree(repository, {}, lease, source="live"), root=root, totals=root.totals)
         lease.update(RecordNumber(one) for one in repository.publisher.numbers_of(repository.find("some")))
         repository.commit(tree, lease, journal=NO_MARK, journal_floor=journal_floor(repository.store), wish=None)
-    write = repository.publisher._write
-    calls: list[int] = []
-
-    def then_collect(*args: object) -> object:
-        written = write(*args)  # type: ignore[arg-type]
-        if not calls:
-            assert large(repository)
-            repository.gc(safety=Safety.NONE)
-            assert not large(repository), "nothing moved, so nothing is shown here"
-        calls.append(len(calls))
-        return written
-
-    monkeypatch.setattr(repository.publisher, "_write", then_collect)
+    calls = collect_after_writing(repository, monkeypatch)
     with repository.store.lease() as lease:
         tree = replace(write_tree(repository, {}, lease, source="live"), root=root, totals=root.totals)
         repository.commit(tree, lease, journal=NO_MARK, journal_floor=journal_floor(repository.store), wish=None)

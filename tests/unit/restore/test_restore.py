@@ -315,6 +315,18 @@ def still_open(*roots: Path) -> list[str]:
     return [path for path in opened if path.startswith(tuple(map(str, roots)))]
 
 
+def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """The user interrupts after so many steps."""
+    left = [after]
+
+    def advance(self: Told, done_bytes: int, done_files: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise InterruptedByUserError("Interrupted.")
+
+    monkeypatch.setattr(Told, "advance", advance)
+
+
 @pytest.mark.parametrize("after", [1, 7, 40])
 def test_an_interrupted_restore_leaves_whole_files_and_nothing_open(
     repo: Repository, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
@@ -324,14 +336,7 @@ def test_an_interrupted_restore_leaves_whole_files_and_nothing_open(
         for name in ("a", "b", "c"):
             (files / f"d{number}" / name).write_bytes(os.urandom(1000))
     created, _ = store(repo, files)
-    left = [after]
-
-    def advance(self: Told, done_bytes: int, done_files: int) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise InterruptedByUserError("Interrupted.")
-
-    monkeypatch.setattr(Told, "advance", advance)
+    interrupt(monkeypatch, after)
     with pytest.raises(InterruptedByUserError):
         put_back(repo, f"{created.slot.name}:{files}", tmp_path / "out")
     assert still_open(files, tmp_path / "out") == []
@@ -351,14 +356,7 @@ def test_an_interrupted_create_leaves_nothing_open(
         (files / f"d{number}").mkdir()
         for name in ("a", "b", "c"):
             (files / f"d{number}" / name).write_bytes(os.urandom(1000))
-    left = [after]
-
-    def advance(self: Told, done_bytes: int, done_files: int) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise InterruptedByUserError("Interrupted.")
-
-    monkeypatch.setattr(Told, "advance", advance)
+    interrupt(monkeypatch, after)
     with pytest.raises(InterruptedByUserError):
         store(repo, files)
     assert still_open(files) == []

@@ -12,6 +12,7 @@ from repository.policy.collect import Safety
 from repository.policy.levels import Level, Room, level_of
 from repository.repo import Repository
 from repository.storage.calls import Calls
+from repository.storage.room import KEPT_FROM_ALL_BLOCKS, RoomProbe
 from repository.storage.volume import Volume
 from repository.units import GB, GIB, KIB, MIB
 from tests.support.calls import Fault, FaultyCalls
@@ -239,6 +240,9 @@ class _Steady:
     def available_bytes(self) -> int:
         return GB
 
+    def growth_bytes(self) -> int:
+        return GB
+
     def allocatable_bytes(self) -> int:
         return GB
 
@@ -261,3 +265,51 @@ def test_on_a_copy_on_write_volume_growth_leaves_a_cushion(
         with pytest.raises(NoSpaceError, match="disk is full"):
             repository.space.require_growth(GB - 63 * MIB)
         repository.space.require_growth(GB - 64 * MIB)
+
+
+class _KeptForRoot(Calls):
+    """A volume that keeps blocks for root, of which others may have taken: ext4 as root sees it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.available_blocks = 1 << 20
+        self.free_blocks = self.available_blocks + 10_000
+
+    def statvfs(self, path: str) -> os.statvfs_result:
+        total = 1 << 24
+        return os.statvfs_result(
+            (4096, 4096, total, self.free_blocks, self.available_blocks, 1 << 20, 1 << 19, 1 << 19, 0, 255)
+        )
+
+
+def test_what_is_kept_for_root_is_not_for_data_but_for_the_reserve(
+    tmp_path: Path, clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    path, calls = tmp_path / "r", _KeptForRoot()
+    make(path, clock, reserve_bytes=RESERVE, quota_bytes=0)
+    with open_for_writing(path, clock, calls) as repository:
+        calls.available_blocks, calls.free_blocks = 256, 10_256
+        repository.space.require_growth(1 * MIB)
+        with pytest.raises(NoSpaceError, match="disk is full"):
+            repository.space.require_growth(1 * MIB + 1)
+        calls.available_blocks, calls.free_blocks = 0, 9_000  # somebody took root's part
+        sight = repository.space.sight()
+        assert sight.available_bytes == -1000 * 4096
+        assert sight.available_bytes + sight.kept_bytes == (9_000 - KEPT_FROM_ALL_BLOCKS) * 4096
+        with pytest.raises(NoSpaceError, match="0 B free"):
+            repository.space.require_growth(64 * KIB)
+        repository.space.release(1 * MIB)
+        assert repository.space.restore().whole, "it takes back what it had, whoever has the room now"
+        calls.free_blocks = KEPT_FROM_ALL_BLOCKS
+        repository.space.release(1 * MIB)
+        assert not repository.space.restore().whole
+
+
+def test_an_ordinary_user_has_nothing_of_what_is_kept_for_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    calls = _KeptForRoot()
+    probe = RoomProbe(Volume(tmp_path, calls))
+    assert probe.growth_bytes() == probe.allocatable_bytes() == calls.available_blocks * 4096
+    calls.available_blocks = 0
+    assert (probe.growth_bytes(), probe.allocatable_bytes()) == (0, 0)

@@ -308,3 +308,15 @@ def test_a_rebuilt_index_is_as_good(tmp_path: Path) -> None:
     store.close()
     assert len(_segments(tmp_path)) == 1
     assert open_store(Volume(tmp_path), writable=False).locate(list(ids.values())) == before
+
+
+def test_a_missing_directory_is_made_with_the_first_segment_and_not_before(tmp_path: Path) -> None:
+    """Who opens in order to free room must not take a directory's block for a cache."""
+    new_volume(tmp_path)
+    ids = _session(tmp_path, range(20))
+    shutil.rmtree(tmp_path / "index")
+    store = open_store(Volume(tmp_path))
+    assert not (tmp_path / "index").exists()
+    assert None not in store.locate(list(ids.values()))
+    store.close()
+    assert len(_segments(tmp_path)) == 1

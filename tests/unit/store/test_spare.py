@@ -131,6 +131,26 @@ def test_a_thief_takes_it_and_the_repository_opens_all_the_same(tmp_path: Path) 
     assert _open(tmp_path, disk).headroom.whole
 
 
+def test_without_a_byte_no_name_is_made_for_a_spare_pack(tmp_path: Path) -> None:
+    """A name would fit where a block does not; but what opens in order to free must not take even that."""
+    disk = _disk(tmp_path)
+    for pack in (tmp_path / "packs").rglob("*.pack"):
+        pack.unlink()
+    disk = TinyDisk(tmp_path)
+    disk.adopt()
+    disk.leave(0)
+    store = _open(tmp_path, disk)
+    assert store.headroom.left_bytes() == 0
+    assert not store.headroom.refill(allocate=True)
+    store.close()
+    assert (disk.created, disk.refused) == ([], 0)
+    disk.leave(2 * MIB)
+    store = _open(tmp_path, disk)
+    assert 0 < store.headroom.left_bytes() < store.headroom.wanted_bytes
+    assert disk.refused == 0, "as large as fits, without trying"
+    store.close()
+
+
 def test_a_spare_pack_as_large_as_fits_grows_later(tmp_path: Path) -> None:
     disk = _disk(tmp_path)
     for path in (tmp_path / "packs").rglob("*.pack"):

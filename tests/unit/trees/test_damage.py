@@ -19,6 +19,7 @@ from repository.format.inode import DirRef, Entry, Extent, ExtentsRef, Inode, No
 from repository.format.links import LinksList, LinksSegment
 from repository.format.manifest import Manifest, encode_manifest
 from repository.format.record import RecordKind
+from repository.format.stats import stats_of
 from repository.format.tree import AttrsList, ContentList, DirAttrs, DirContent
 from repository.ids import FileId, RecordId
 from repository.reach import split_references
@@ -108,6 +109,7 @@ def use_everything(kind: RecordKind, payload: bytes) -> None:
             for row in range(node.files.count):
                 node.attrs.xattrs(row)
                 inode_at(node.files, node.attrs, row, ())
+            list(stats_of(node.files, node.attrs, 0))
         case ExtentSegment():
             node.extents(0, 0, (1 << 63) - 1)
         case ExtentList():
@@ -142,6 +144,7 @@ def _use_attrs(node: DirAttrs) -> None:
         columns.xattrs(row)
         columns.file_id(row)
         inode_at(content.files, columns, row, ())
+    list(stats_of(content.files, columns, 0))
     for ordinal in range(columns.directories):
         columns.child(ordinal)
 

@@ -1,0 +1,79 @@
+"""Which inodes of `live` the kernel knows, who has them open, and which it is made to forget.
+
+The kernel keeps every number that it was told of, and sends no `forget` without memory pressure. So beyond a bound the
+oldest names are taken away from it (`eviction.py`), upon which it does. The live tree remembers the place of an inode
+as long as the kernel knows it or somebody has it open. Loop thread only.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Final
+
+from fusefs.inodes import InodeNumber, live_file_id, live_number
+from repository.format.inode import NodeKind
+from repository.ids import ROOT_FILE_ID, FileId
+from repository.live.node import View
+from repository.live.tree import LiveTree
+
+KNOWN_MAX: Final = 131_072
+"""Inodes that the kernel keeps numbers of, beyond which the oldest are taken away from it; about 400 bytes each."""
+EVICTED_AT_ONCE: Final = 4_096
+
+
+class KnownInodes:
+    """Look-ups and opens of `live`, counted."""
+
+    def __init__(self, tree: LiveTree) -> None:
+        self._tree: Final = tree
+        self._lookups: dict[FileId, int] = {}
+        self._opens: dict[FileId, int] = {}
+        self._evictable: dict[FileId, tuple[FileId, bytes]] = {}
+        """Where each known inode was last seen, oldest first. No directories: somebody may stand in one, and a name
+        taken away would show there as deleted."""
+
+    def told(self, parent: FileId, name: bytes, view: View, *, linked: bool) -> None:
+        """The kernel is being told of an inode: one look-up more."""
+        self._lookups[view.file_id] = self._lookups.get(view.file_id, 0) + 1
+        if view.kind is not NodeKind.DIRECTORY:
+            self._evictable[view.file_id] = (parent, name)
+        self._tree.remember(parent, name, view.file_id, linked=linked)
+
+    def forget(self, counts: Sequence[tuple[int, int]]) -> None:
+        """The kernel gives back look-ups: (number, how many)."""
+        for number, lookups in counts:
+            file_id = live_file_id(number)
+            left = self._lookups.get(file_id, 0) - lookups
+            if left > 0:
+                self._lookups[file_id] = left
+            else:
+                self._lookups.pop(file_id, None)
+                self._evictable.pop(file_id, None)
+                self.drop_unused(file_id)
+
+    def opened(self, file_id: FileId) -> None:
+        """One more has it open."""
+        self._opens[file_id] = self._opens.get(file_id, 0) + 1
+
+    def closed(self, file_id: FileId) -> bool:
+        """One fewer has it open; whether it was the last."""
+        left = self._opens.get(file_id, 0) - 1
+        if left > 0:
+            self._opens[file_id] = left
+            return False
+        self._opens.pop(file_id, None)
+        return True
+
+    def drop_unused(self, file_id: FileId) -> None:
+        """Lets the tree forget an inode that nobody knows and nobody has open."""
+        if file_id not in self._lookups and file_id not in self._opens and file_id != ROOT_FILE_ID:
+            self._tree.forget(file_id)
+
+    def overdue(self) -> list[tuple[InodeNumber, bytes]]:
+        """The oldest names beyond the bound, at most a batch, as (directory's number, name); they age anew."""
+        if len(self._evictable) <= KNOWN_MAX:
+            return []
+        oldest = list(islice(self._evictable, EVICTED_AT_ONCE))
+        places = [(file_id, self._evictable.pop(file_id)) for file_id in oldest]
+        self._evictable.update(places)
+        now = [self._tree.places.get(file_id) or seen for file_id, seen in places]
+        return [(live_number(parent), name) for parent, name in now]

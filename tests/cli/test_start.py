@@ -1,0 +1,31 @@
+"""What starting a command may bring in: most of the time of a short command is its imports."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from repository.repo import Repository
+
+HEAVY = ("importlib.metadata", "logging.handlers", "numpy.ma", "secrets", "pyfuse3", "trio", "asyncio", "email")
+
+
+def _modules(*words: str) -> set[str]:
+    program = "import sys; from fusefs.cli.main import main; main(); print('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program, *words], check=True, capture_output=True, text=True)
+    return set(done.stdout.split("\n"))
+
+
+@pytest.mark.parametrize("words", [("status",), ("snapshot", "list")])
+def test_short_commands_leave_heavy_modules_out(tmp_path: Path, words: tuple[str, ...]) -> None:
+    Repository.init(tmp_path / "r", reserve_bytes=0, headspace_bytes=0)
+    found = _modules(*words, str(tmp_path / "r"))
+    assert "numpy" in found and found.isdisjoint(HEAVY)
+
+
+def test_storing_leaves_them_out_too(tmp_path: Path) -> None:
+    Repository.init(tmp_path / "r", reserve_bytes=0, headspace_bytes=0)
+    (tmp_path / "file").write_bytes(b"content")
+    found = _modules("snapshot", "create", str(tmp_path / "r"), str(tmp_path / "file"))
+    assert found.isdisjoint(HEAVY)
