@@ -1,8 +1,8 @@
 """What goes on in the background of a full disk: the look every five seconds, what a climb left to do, collecting what
 was deleted, and DISK-IS-FULL.txt.
 
-Loop thread only; all of it runs on threads of its own kind, so that neither reader nor job waits for it. Nothing is
-held across an `await`.
+Loop thread only, but for `_look`, `_finish` and `_render`: these run on threads of their own kind, one at a time, so
+that neither reader nor job waits for them, and they alone change the text. Nothing is held across an `await`.
 """
 
 import logging
@@ -49,6 +49,8 @@ class Monitor:
         self._mountpoint: Final = mountpoint
         self._wanted = trio.Event()
         self._deleted = False
+        self._failures: dict[str, str] = {}
+        """By what was tried: how it failed the last time."""
         self._text = b""
         self._text_serial = -1
         self._text_s = float("-inf")
@@ -85,7 +87,8 @@ class Monitor:
                 self._wanted = trio.Event()
                 if self._deleted:
                     self._deleted = False
-                    await self._try("collect", self._recovery.deleted)
+                    failed = not await self._try("collect", self._recovery.deleted)
+                    self._deleted |= failed
         finally:
             self._recovery.on_change = None
 
@@ -120,14 +123,18 @@ class Monitor:
             self._text = (text + HINT.format(mountpoint=self._mountpoint)).encode(errors="surrogateescape")
             self._text_serial, self._text_s = serial, now_s
 
-    async def _try(self, what: str, work: Callable[[], object]) -> None:
-        """By itself: who would be told of an error? The log, and the next time."""
+    async def _try(self, what: str, work: Callable[[], object]) -> bool:
+        """By itself: who would be told of an error? The log, once as long as it stays the same. Whether it worked."""
         try:
             await self._workers.recover(work)
-        except VolumeError as error:
-            if not self._repository.store.failed:
-                _log.warning("monitor.failed", extra={"what": what, "error": str(error)})
         except BallastError as error:
-            _log.warning("monitor.failed", extra={"what": what, "error": str(error)})
+            ended = isinstance(error, VolumeError) and self._repository.store.failed
+            if not ended and self._failures.get(what) != str(error):
+                _log.warning("monitor.failed", extra={"what": what, "error": str(error)})
+            self._failures[what] = str(error)
+            return False
         except Exception:
             _log.exception("monitor.crashed", extra={"what": what})
+            return True  # the same would only crash again
+        self._failures.pop(what, None)
+        return True

@@ -100,8 +100,9 @@ class Steps:
         self.run = Run(self._clock.now_ns(), settings, rng)
 
     def carry_out(self, effect: Effect) -> Event:
-        """Do it, and say what came of it. An error of the volume frees nothing and stops nothing, but for one that
-        ends all writing."""
+        """Do it, and say what came of it. Of a collection's errors only those stop anything that end all writing.
+
+        Raises VolumeError where the volume does not answer about its room, or the reserve."""
         self._step_began_ns = self._clock.now_ns()
         try:
             match effect:
