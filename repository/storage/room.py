@@ -7,7 +7,8 @@ from repository.errors import VolumeError
 from repository.storage.volume import Volume
 
 KEPT_FROM_ALL_BLOCKS: Final = 4_096
-"""ext4 counts as free what it keeps for the ends of its own operations: 2 % of the volume, at most so many blocks."""
+"""ext4 counts as free what it keeps for the ends of its own operations: 2 % of the volume, at most so many blocks; but
+nothing where it has no extents (ext2), and so no `fallocate` either."""
 
 
 class RoomProbe:
@@ -52,7 +53,8 @@ class RoomProbe:
         figures = self._volume.statvfs()
         blocks = figures.f_bavail
         if self._privileged and not self._volume.frees_late:
-            blocks = max(blocks, figures.f_bfree - KEPT_FROM_ALL_BLOCKS)
+            kept = KEPT_FROM_ALL_BLOCKS if self._volume.allocates else 0
+            blocks = max(blocks, figures.f_bfree - kept)
         return blocks * figures.f_frsize
 
     def available_inodes(self) -> int:

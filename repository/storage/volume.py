@@ -46,6 +46,11 @@ class Volume:
         if "B" in volume_class:
             self._abilities.punches = False
 
+    @property
+    def allocates(self) -> bool:
+        """Whether there is `fallocate`, as far as anybody knows."""
+        return self._abilities.allocates is not False
+
     def punches(self, try_on: str | None = None) -> bool:
         """Whether holes can be punched, as far as anybody knows (a repository may have been copied elsewhere since
         `init` asked). With `try_on` it is found out behind the end of that file, which changes nothing of it.

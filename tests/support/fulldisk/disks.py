@@ -21,8 +21,6 @@ THROUGH_FUSE: Final = ("ntfs", "exfat")
 """Served by a process; no fallocate, no punch."""
 NOTHING_BYTES: Final = 64 * KIB
 """xfs tells of a few blocks that nobody gets."""
-EXT4_KEEPS_BLOCKS: Final = 4_096
-"""Told as free, and given to nobody, not even to root: for the ends of operations that must not fail."""
 INODES: Final = 16_384
 """On ext4, ext2 and tmpfs: enough for every drill, and soon filled."""
 SMALLEST: Final = {"xfs": 320 * MIB, "btrfs": 320 * MIB}
@@ -68,13 +66,6 @@ class Disk:
         """The same with what is kept for root, and with what nobody gets."""
         found = os.statvfs(self.path)
         return found.f_bfree * found.f_frsize
-
-    def left_bytes(self) -> int:
-        """What root may take, as whom the drills and their Ballast run."""
-        if self.kind != "ext4":
-            return self.available_bytes()
-        found = os.statvfs(self.path)
-        return max(0, found.f_bfree - EXT4_KEEPS_BLOCKS) * found.f_frsize
 
     def free_inodes(self) -> int | None:
         """None where the file system has no such bound (it makes inodes out of bytes)."""

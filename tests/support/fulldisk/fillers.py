@@ -107,13 +107,13 @@ class Filler:
         self._closed = True
 
     def leave(self, nbytes: int) -> None:
-        """Takes so much that about `nbytes` are left for root, or gives so much back."""
+        """Takes so much that about `nbytes` are available, or gives so much back."""
         for _ in range(ROUNDS_MAX):
-            excess = self._disk.left_bytes() - nbytes
+            excess = self._disk.available_bytes() - nbytes
             if abs(excess) < 64 * KIB:
                 return
             self._resize(excess)
-        assert self._disk.left_bytes() >= nbytes - 2 * MIB, "the filler took too much"
+        assert self._disk.available_bytes() >= nbytes - 2 * MIB, "the filler took too much"
 
     def give(self, nbytes: int) -> None:
         """Gives so many bytes back (all it has, at most)."""

@@ -34,7 +34,7 @@ def _play(play: Play, user: User, filler: Filler, garbage_bytes: int, left_bytes
     user.ballast("snapshot", "delete", user.repository, "old")
     user.mount()
     filler.leave(left_bytes)
-    available = user.disk.left_bytes()
+    available = user.disk.available_bytes()
     new = user.source("new", file_bytes, play.seed + 3)
     report.holds("the file is larger than what is left", f"{file_bytes:,} > {available:,}", file_bytes > available)
     done = user.cp(new, user.live)

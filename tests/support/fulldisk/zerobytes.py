@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from repository.format.pack import PUNCHED_OFFSET, SPARE_MARK
 from repository.units import GIB, MB, MIB
 from tests.support.fulldisk.disks import NOTHING_BYTES
 from tests.support.fulldisk.fillers import Filler
@@ -107,7 +108,7 @@ def _without_a_mount(user: User, snapshots: int) -> None:
     after = names_and_blocks(repository)
     reserve = "ballast.reserve"
     grown = {name: (before.get(name), now) for name, now in after.items() if now > before.get(name, -1)}
-    for name in (reserve, *refilled):
+    for name in (reserve, *refilled, *(one for one in grown if _is_spare(repository / one))):
         grown.pop(name, None)
     report.equals("files that are new or have grown, the reserve and the headroom apart", grown, {})
     report.holds("packs in which the headroom was made whole out of what came free", len(refilled), True)
@@ -116,6 +117,15 @@ def _without_a_mount(user: User, snapshots: int) -> None:
     inodes_after = user.disk.free_inodes()
     if inodes_before is not None and inodes_after is not None:
         report.holds("inodes that both gave back", inodes_after - inodes_before, inodes_after >= inodes_before)
+
+
+def _is_spare(path: Path) -> bool:
+    """Whether it is a pack of the headroom: without `fallocate` it grows by being written, and no call tells of it."""
+    if path.suffix != ".pack":
+        return False
+    with path.open("rb") as file:
+        file.seek(PUNCHED_OFFSET)
+        return file.read(1) == bytes([SPARE_MARK])
 
 
 def _with_a_mount(user: User, files: int, snapshots: int, sample: Path) -> None:

@@ -313,3 +313,16 @@ def test_an_ordinary_user_has_nothing_of_what_is_kept_for_root(tmp_path: Path, m
     assert probe.growth_bytes() == probe.allocatable_bytes() == calls.available_blocks * 4096
     calls.available_blocks = 0
     assert (probe.growth_bytes(), probe.allocatable_bytes()) == (0, 0)
+
+
+def test_a_volume_that_cannot_allocate_keeps_nothing_from_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ext2 says what ext4 says, and has no extents to keep blocks for: a spare pack was not made where it would fit."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    calls = _KeptForRoot()
+    volume = Volume(tmp_path, calls)
+    probe = RoomProbe(volume)
+    kept = KEPT_FROM_ALL_BLOCKS * 4096
+    calls.available_blocks = 0
+    assert probe.allocatable_bytes() == calls.free_blocks * 4096 - kept
+    volume.believe("BC")
+    assert probe.allocatable_bytes() == calls.free_blocks * 4096
