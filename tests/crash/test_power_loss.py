@@ -24,7 +24,7 @@ from tests.support.crash import Disk
 from tests.support.sync_live import SyncLive, picture_of
 from tests.support.world import canonical
 
-pytestmark = pytest.mark.logs("pack.header_damaged", "index.segment_discarded")
+pytestmark = [pytest.mark.logs("pack.header_damaged", "index.segment_discarded"), pytest.mark.slow]
 
 STEPS: Final = 150
 """Per session: some 500 system calls and ten snapshots."""

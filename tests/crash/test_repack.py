@@ -19,6 +19,8 @@ from tests.support.calls import Operation
 from tests.support.crash import Disk
 from tests.support.repositories import SetClock, open_for_writing, publish, read_files
 
+pytestmark = pytest.mark.slow
+
 Files = dict[str, bytes]
 FILES: Final = 120
 IMAGES: Final = 24

@@ -20,14 +20,17 @@ from tests.damage.specimen import LOST, Row, Specimen, build, read_rows
 from tests.support.repositories import SetClock
 from tests.support.sync_live import SyncLive
 
-pytestmark = pytest.mark.logs(
-    "record.damaged",
-    "pack.directory_damaged",
-    "pack.header_damaged",
-    "pack.foreign",
-    "index.segment_discarded",
-    "journal.refused",
-)
+pytestmark = [
+    pytest.mark.logs(
+        "record.damaged",
+        "pack.directory_damaged",
+        "pack.header_damaged",
+        "pack.foreign",
+        "index.segment_discarded",
+        "journal.refused",
+    ),
+    pytest.mark.slow,
+]
 NAMES: Final = (
     *("events", "lock", "reserve", "intent", "config"),
     *("catalog head, copy A", "catalog head, copy B", "catalog head, both copies"),

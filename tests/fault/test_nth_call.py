@@ -25,27 +25,30 @@ QUICK_MORE: Final = 5
 SHARDS: Final = 4
 """The long half is cut so that several processes share it."""
 
-pytestmark = pytest.mark.logs(
-    "store.failed",
-    "record.damaged",
-    "pack.not_sealed",
-    "pack.not_examined",
-    "pack.no_stub",
-    "pack.unreadable",
-    "pack.spare_not_taken",
-    "pack.header_damaged",
-    "pack.directory_damaged",
-    "headroom.not_made",
-    "headroom.not_left",
-    "index.not_written",
-    "index.not_removed",
-    "index.not_listed",
-    "index.segment_discarded",
-    "index.discarded",
-    "catalog.mirror_failed",
-    "events.not_written",
-    "space.probe_failed",
-)
+pytestmark = [
+    pytest.mark.logs(
+        "store.failed",
+        "record.damaged",
+        "pack.not_sealed",
+        "pack.not_examined",
+        "pack.no_stub",
+        "pack.unreadable",
+        "pack.spare_not_taken",
+        "pack.header_damaged",
+        "pack.directory_damaged",
+        "headroom.not_made",
+        "headroom.not_left",
+        "index.not_written",
+        "index.not_removed",
+        "index.not_listed",
+        "index.segment_discarded",
+        "index.discarded",
+        "catalog.mirror_failed",
+        "events.not_written",
+        "space.probe_failed",
+    ),
+    pytest.mark.slow,
+]
 
 
 @pytest.fixture(scope="module")

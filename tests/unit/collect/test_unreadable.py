@@ -14,6 +14,8 @@ from tests.support.calls import Fault, FaultyCalls
 from tests.support.repositories import SetClock, make, open_for_reading, open_for_writing, publish, read_files
 from tests.support.stores import noise
 
+pytestmark = pytest.mark.slow
+
 FILES = {f"f{number}": noise(number, 20 * KIB) for number in range(30)}
 
 

@@ -440,6 +440,7 @@ def act(base: Path, action: str, where: str, name: str, other: str) -> None:
         pass
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(rounds=st.lists(ACTIONS, min_size=1, max_size=4))
 def test_any_history_of_a_directory_comes_back(

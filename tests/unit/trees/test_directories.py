@@ -87,6 +87,7 @@ def test_a_rewritten_directory_is_the_written_one(
     assert bench.writer.rewrite_directory(ref, changes) == bench.writer.write_directory(merged)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_segments")
 def test_deep_directories_rewrite_to_what_is_written() -> None:
     """Many storeys: every kind of edit at every place, against writing the merged listing."""
@@ -120,6 +121,7 @@ def test_a_listing_goes_on_behind_any_name() -> None:
         assert list(bench.reader.scan(ref, after)) == [entry for entry in entries if entry.name > after]
 
 
+@pytest.mark.slow
 def test_one_change_among_100_000_touches_one_segment() -> None:
     bench = Bench()
     entries = numbered(100_000)
