@@ -1,11 +1,11 @@
 """Giving memory back when nobody has read for a while: a mount is idle most of its life."""
 
-import ctypes
 import logging
 from typing import Final
 
 import trio
 
+from fusefs import heap
 from fusefs.readpath import ReadPath
 from fusefs.workers import Workers
 
@@ -23,14 +23,6 @@ async def shrink_when_idle(reads: ReadPath, workers: Workers) -> None:
         if reads.served == served and reads.held_bytes:
             held_bytes = reads.held_bytes
             reads.forget()
-            trimmed = await workers.slow(_trim_heap)
+            trimmed = await workers.slow(heap.trim)
             _log.debug("memory.given_back", extra={"cache_bytes": held_bytes, "trimmed": trimmed})
         served = reads.served
-
-
-def _trim_heap() -> bool:
-    """Asks the C library to return free memory to the kernel; without glibc there is nobody to ask."""
-    try:
-        return bool(ctypes.CDLL(None).malloc_trim(0))
-    except (AttributeError, OSError):
-        return False

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-from fusefs import mountpoints
+from fusefs import heap, mountpoints
 from fusefs.browse import Browse
 from fusefs.committer import Committer
 from fusefs.daemon import ForegroundReport, Report, run_in_background
@@ -79,6 +79,7 @@ def mount(settings: MountSettings) -> None:
 def _serve(place: MountPlace, settings: MountSettings, report: Report) -> None:
     """The whole life of the mount, in this process."""
     start_logging(Path(place.repository), foreground=settings.foreground)
+    heap.bound()
     trio.run(_Mount(place, settings, report).run)
 
 

@@ -29,9 +29,9 @@ KEY_BYTES: Final = 4
 
 
 def facts_of(volume: Volume, info: PackInfo, directory: PackDirectory) -> PackFacts:
-    """One pack as a plan wants it. Raises VolumeError."""
+    """One pack as a plan wants it; one that has all its blocks is not asked for holes. Raises VolumeError."""
     holes: tuple[tuple[int, int], ...] = ()
-    if info.sealed:
+    if info.sealed and info.allocated_bytes < info.size_bytes:
         with volume.open(pack_path(info.index)) as handle:
             holes = tuple(handle.holes(handle.size()))
     return PackFacts(
@@ -158,9 +158,12 @@ class PackCensus:
         twice = self._keys[1:][self._keys[1:] == self._keys[:-1]]
         if not len(twice):
             return
-        for (pack, directory), own in zip(packs, keys, strict=True):
-            rows = np.flatnonzero(directory.kind)[np.isin(own, twice)]
-            for position in rows.tolist():
+        found = np.isin(np.concatenate(keys), twice)
+        bounds = np.cumsum([len(own) for own in keys])[:-1]
+        for (pack, directory), own in zip(packs, np.split(found, bounds), strict=True):
+            if not own.any():
+                continue
+            for position in np.flatnonzero(directory.kind)[own].tolist():
                 copies = self._store.copies(directory.id_at(position))
                 if len(copies) > 1:
                     numbers = sorted(place.number for place in copies)
@@ -178,5 +181,4 @@ def _within(facts: PackFacts, ranges: Sequence[Punch]) -> NDArray[np.bool_]:
 
 def _keys_of(directory: PackDirectory) -> NDArray[np.uint32]:
     """The first bytes of the id of every record that is there."""
-    there = np.flatnonzero(directory.kind)
-    return np.ascontiguousarray(directory.ids[there, :KEY_BYTES]).view(np.uint32).reshape(len(there))
+    return np.ascontiguousarray(directory.ids[:, :KEY_BYTES]).view(np.uint32)[:, 0][directory.kind > 0]

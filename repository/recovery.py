@@ -184,8 +184,8 @@ class Recovery(Driver):
         return self.mode
 
     def _prepare(self) -> None:
-        """While space is short, what the collector's decisions rest on stays in memory, so that a climb is quick."""
-        if self.mode is Mode.NORMAL and self._level in (Level.HEALTHY, Level.INFO, Level.WARNING):
+        """While space gets short, what the collector's decisions rest on stays in memory: a climb is quick then."""
+        if self.mode is Mode.NORMAL and self._level in (Level.HEALTHY, Level.INFO):
             self._collector.planner.forget()
             return
         try:

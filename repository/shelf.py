@@ -119,7 +119,7 @@ class PackShelf:
 
     def _info(self, pack: KnownPack) -> PackInfo | None:
         try:
-            blocks = self._volume.stat(pack_path(pack.index)).st_blocks
+            found = self._volume.stat(pack_path(pack.index))
         except VolumeError as error:
             if error.errno == errno.ENOENT:
                 return None
@@ -128,7 +128,8 @@ class PackShelf:
             index=pack.index,
             sealed=pack.sealed,
             records=len(pack.columns) if pack.columns is not None else pack.records,
-            allocated_bytes=blocks * STAT_BLOCK_BYTES,
+            size_bytes=found.st_size,
+            allocated_bytes=found.st_blocks * STAT_BLOCK_BYTES,
             stream=pack.stream,
             created_ns=pack.created_ns,
             written_ns=pack.written_ns,

@@ -11,12 +11,14 @@ from repository.packs.openpack import OpenPack
 
 @dataclass(frozen=True, slots=True)
 class PackInfo:
-    """One pack. `records` counts positions used; `allocated_bytes` are blocks on the volume; `written_ns` is when the
-    last record was added (0 while it is open), `created_ns` when the first could be."""
+    """One pack. `records` counts positions used; `size_bytes` is the file's length, `allocated_bytes` are its blocks on
+    the volume; `written_ns` is when the last record was added (0 while it is open), `created_ns` when the first could
+    be."""
 
     index: PackIndex
     sealed: bool
     records: int
+    size_bytes: int
     allocated_bytes: int
     stream: Stream
     created_ns: int

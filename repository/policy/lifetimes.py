@@ -133,13 +133,16 @@ class Track:
 
     def _rebuild(self) -> None:
         """All at once: in the order of numbers, what follows a birth is the death that belongs to it."""
-        known_dead = np.flatnonzero(self._died != NEVER)
-        parts = [(self._numbers, self._born, True), (self._numbers[known_dead], self._died[known_dead], False)]
-        parts += [(numbers, np.full(len(numbers), at, np.int32), added) for numbers, at, added in self._waiting]
-        numbers = np.concatenate([part[0] for part in parts])
-        positions = np.concatenate([part[1] for part in parts])
-        births = np.concatenate([np.full(len(part[0]), part[2], np.bool_) for part in parts])
-        order = np.lexsort((births, positions, numbers))  # a death before the next birth
+        # For each number its births and deaths in turn, then what waits, which is later: a stable sort keeps that.
+        both = np.stack((self._born, self._died), axis=1).ravel()
+        told = both != NEVER
+        parts = [(np.repeat(self._numbers, 2)[told], both[told], np.tile((True, False), len(self._numbers))[told])]
+        parts += [
+            (numbers, np.full(len(numbers), at, np.int32), np.full(len(numbers), added, np.bool_))
+            for numbers, at, added in self._waiting
+        ]
+        numbers, positions, births = (np.concatenate(column) for column in zip(*parts, strict=True))
+        order = np.argsort(numbers, kind="stable")
         numbers, positions, births = numbers[order], positions[order], births[order]
         born = np.flatnonzero(births)
         following = np.minimum(born + 1, len(numbers) - 1)

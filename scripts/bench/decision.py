@@ -110,7 +110,7 @@ class SyntheticStore:
     def pack_info(self, pack: PackIndex) -> PackInfo:
         directory = self._packs[pack]
         allocated = -(-int(directory.offset[-1] + directory.stored[-1]) // 4096) * 4096
-        return PackInfo(pack, True, len(directory), allocated, Stream.BULK, 0, directory.written_ns)
+        return PackInfo(pack, True, len(directory), allocated, allocated, Stream.BULK, 0, directory.written_ns)
 
     def directory(self, pack: PackIndex) -> PackDirectory:
         self.directories += 1

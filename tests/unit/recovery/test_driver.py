@@ -312,6 +312,16 @@ def test_entering_critical_asks_for_one_collection(repository: Repository, disk:
     assert not recovery.take_due_collection()
 
 
+def test_what_a_climb_rests_on_is_in_memory_before_the_disk_is_full(repository: Repository, disk: TinyDisk) -> None:
+    disk.capacity_blocks *= 10
+    kept = repository.collector.planner.later_copies
+    for level, part, in_memory in (("healthy", 0.5, False), ("warning", 0.075, True), ("healthy", 0.5, False)):
+        disk.leave(int(disk.capacity_blocks * part) * 4 * KIB)
+        repository.recovery.look()
+        assert repository.recovery.level.value == level
+        assert (kept() is not None) == in_memory, level
+
+
 def test_the_level_is_looked_at_before_each_segment(repository: Repository, disk: TinyDisk) -> None:
     disk.capacity_blocks *= 10
     repository.recovery.look()
