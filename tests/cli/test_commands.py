@@ -343,6 +343,7 @@ def ballast(*words: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_create_is_130_and_the_next_goes_on(
     run: Run, repo: Path, tmp_path: Path, number: signal.Signals

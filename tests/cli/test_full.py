@@ -17,6 +17,8 @@ from repository.storage.calls import SystemClock
 from repository.units import MB
 from tests.support.repositories import SetClock, publish
 
+pytestmark = pytest.mark.slow
+
 Json = dict[str, object]
 RESERVE_BYTES = 20 * MB
 QUOTA_BYTES = 100 * MB

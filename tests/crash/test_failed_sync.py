@@ -111,6 +111,7 @@ def _is_stopped(live: SyncLive) -> None:
         picture_of(repository, slot)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(60, 64))
 def test_nothing_is_acknowledged_after_it_and_nothing_before_it_is_lost(memory_folder: Path, seed: int) -> None:
     reference = _Reference(memory_folder, seed)

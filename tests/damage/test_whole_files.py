@@ -19,15 +19,18 @@ from tests.damage.specimen import LOST, Specimen, build, read_rows
 from tests.support.calls import Fault, FaultyCalls
 from tests.support.sync_live import SyncLive
 
-pytestmark = pytest.mark.logs(
-    "pack.header_damaged",
-    "pack.directory_damaged",
-    "pack.foreign",
-    "pack.unreadable",
-    "record.damaged",
-    "index.segment_discarded",
-    "store.failed",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.logs(
+        "pack.header_damaged",
+        "pack.directory_damaged",
+        "pack.foreign",
+        "pack.unreadable",
+        "record.damaged",
+        "index.segment_discarded",
+        "store.failed",
+    ),
+]
 
 
 @pytest.fixture

@@ -82,6 +82,7 @@ def test_everything_can_be_removed_and_committed(disk: TinyDisk) -> None:
     again.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [1, 3])
 def test_who_comes_after_a_kill_recovers_what_was_acknowledged(disk: TinyDisk, kills: int) -> None:
     """Each opening has to seal the pack of the one before and to commit its journal, with nothing to allocate from but

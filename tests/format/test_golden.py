@@ -80,6 +80,7 @@ def test_reading_finds_everything_and_changes_nothing(
     assert state(path) == before
 
 
+@pytest.mark.slow
 def test_recovering_finds_live(own_copy: Path, expected: Expected, clock: SetClock) -> None:
     live = SyncLive(own_copy, clock=clock)
     assert (live.recovery.was_clean, live.recovery.stopped) == (False, None)
@@ -95,6 +96,7 @@ def test_recovering_finds_live(own_copy: Path, expected: Expected, clock: SetClo
         assert not report.findings, report.text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("safety", list(Safety))
 def test_collecting_takes_nothing_that_is_needed(
     own_copy: Path, expected: Expected, clock: SetClock, safety: Safety
@@ -126,6 +128,7 @@ def test_undeleting(own_copy: Path, expected: Expected, clock: SetClock) -> None
         assert not differences(snapshot_rows(repository, slot), wanted["rows"])
 
 
+@pytest.mark.slow
 def test_the_index_is_a_cache(own_copy: Path, expected: Expected, clock: SetClock) -> None:
     for path in own_copy.glob("index/*"):
         path.unlink()

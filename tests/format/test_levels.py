@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 
+import pytest
 from pyroaring import BitMap64
 from xxhash import xxh3_64_intdigest
 
@@ -62,6 +63,7 @@ def level_of(store: MemoryStore, record_id: bytes, kind: RecordKind, offset: int
     return record.payload[offset]
 
 
+@pytest.mark.slow
 def test_a_directory_of_two_levels_of_lists() -> None:
     store, writer, trees = new()
     numbers = numbers_that_cut(lambda number, level: xxh3_64_intdigest(b"%08d" % number, level))
@@ -92,6 +94,7 @@ def test_a_file_of_two_levels_of_lists() -> None:
     assert [tuple(one) for one in found] == [tuple(one) for one in extents]
 
 
+@pytest.mark.slow
 def test_a_links_table_of_two_levels_of_lists() -> None:
     store, writer, trees = new()
     numbers = numbers_that_cut(lambda number, level: xxh3_64_intdigest(number.to_bytes(8, "little"), level))

@@ -479,6 +479,7 @@ class _Chance:
             assert files == some_files(self.contents[slot.name], len(files))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(30))
 def test_whatever_happens_nothing_is_lost_and_there_is_a_way_back(path: Path, clock: SetClock, seed: int) -> None:
     chance = _Chance(path, clock, seed)

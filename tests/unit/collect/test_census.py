@@ -64,6 +64,7 @@ def assert_exact(repository: Repository, rng: random.Random) -> None:
         assert repository.collector.planner.dead_bytes(gone) == by_walking(repository, gone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20, 24))
 def test_looking_closer_finds_what_walking_finds(path: Path, clock: SetClock, seed: int) -> None:
     rng = random.Random(seed)
@@ -117,6 +118,7 @@ def change(repository: Repository, rng: random.Random, clock: SetClock) -> None:
             pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_the_census_says_what_unions_say(path: Path, clock: SetClock, seed: int) -> None:
     rng = random.Random(seed)

@@ -100,6 +100,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Opera
     return path, calls.log, founded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sample", range(SAMPLES))
 @pytest.mark.logs("pack.header_damaged", "pack.directory_damaged", "index.discarded")
 def test_after_a_power_cut(recorded: tuple[Path, list[Operation], int], tmp_path: Path, sample: int) -> None:
@@ -135,6 +136,7 @@ def test_after_a_power_cut(recorded: tuple[Path, list[Operation], int], tmp_path
         ("create", 2),
     ],
 )
+@pytest.mark.slow
 @pytest.mark.logs("store.failed", "catalog.mirror_failed", "events.not_written", "pack.not_sealed", "pack.no_stub")
 def test_after_a_failed_call(tmp_path: Path, name: str, nth: int, number: int) -> None:
     """The nth call fails, the process gives up there; what it acknowledged is there, and everything goes on."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pyfuse3
+import pytest
 import trio
 
 from fusefs import eviction
@@ -171,6 +172,7 @@ class Mount:
         self.trees.reader.cache.clear()
 
 
+@pytest.mark.slow
 async def test_what_is_kept_does_not_grow_with_the_snapshots_walked(nursery: trio.Nursery) -> None:
     """168 MB after 220 snapshots of a kernel tree, and rising, for each snapshot has other directories."""
     snapshots = 300

@@ -135,6 +135,7 @@ def _check(root: Path, history: _History, cut: int, *, index: bool) -> None:
     store.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_power_loss_at_any_moment(tmp_path: Path, seed: int) -> None:
     history = _History(tmp_path / "session", seed)

@@ -90,6 +90,7 @@ TREES = st.tuples(FILES, st.dictionaries(st.integers(50, 60), FILES, max_size=3)
 
 
 @given(st.lists(TREES, min_size=1, max_size=4))
+@pytest.mark.slow
 def test_counting_follows_walking(trees: list[tuple[dict[int, int], dict[int, dict[int, int]]]]) -> None:
     """Over a series of roots: what the counter holds is what a walk of the last root finds."""
     yard = Yard()
