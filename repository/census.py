@@ -5,7 +5,6 @@ when a write has failed, what is garbage and what each snapshot would give back 
 Holds nothing that is not in the repository, and may be forgotten at any time.
 """
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, NamedTuple
@@ -24,11 +23,9 @@ from repository.policy.columns import PackColumns
 from repository.policy.gains import STAYS
 from repository.policy.lifetimes import BYTES_PER_INTERVAL, Track
 from repository.reach import ReachCounter, walk
-from repository.roots import Root, next_counter, roots_by_source
+from repository.roots import Root, bitmap_of, next_counter, roots_by_source
 from repository.storage.volume import Volume
 from repository.store import RecordStore
-
-log = logging.getLogger(__name__)
 
 FORGOTTEN_MAX: Final = 256
 """Positions of a run that belong to no snapshot any more, beyond as many as do, at which they are cleared away."""
@@ -267,11 +264,7 @@ def needed_by(store: RecordStore, reader: BitmapReader, root: Root) -> _Needed:
     """What `root` needs, by its bitmap, or by walking where that cannot be read. Raises DamagedError."""
     if root.manifest == NO_ID:
         return _Needed(BitMap64(), BitMap64())
-    if root.bitmap != NO_ID:
-        try:
-            bitmap = reader.read(root.bitmap, root=root.manifest)
-        except DamagedError as error:
-            log.info("bitmap.unreadable", extra={"error": str(error)})
-        else:
-            return _Needed(bitmap.numbers, bitmap.chain | BitMap64((root.manifest_number,)), bitmap.chain)
-    return _Needed(walk(store, [root.manifest]), BitMap64())
+    bitmap = bitmap_of(reader, root)
+    if bitmap is None:
+        return _Needed(walk(store, [root.manifest]), BitMap64())
+    return _Needed(bitmap.numbers, bitmap.chain | BitMap64((root.manifest_number,)), bitmap.chain)

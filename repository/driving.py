@@ -11,9 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from repository.collect import Collector
 from repository.errors import BallastError, NoSpaceError
-from repository.events import EventRing
 from repository.policy.ladder import State, step
 from repository.policy.retention import Randomness
 from repository.policy.room import Needs, Sight
@@ -30,12 +28,8 @@ from repository.policy.rungs import (
     Retry,
     Step,
 )
-from repository.ports import Clock
-from repository.snapshots import Snapshots
-from repository.space import Space
 from repository.status import MODE_EVENT, RECOVERY_EVENT
-from repository.steps import RecoverySettings, Run, Steps
-from repository.store import RecordStore
+from repository.steps import Parts, RecoverySettings, Run, Steps
 from repository.turns import Turns
 from repository.units import NS_PER_S, format_size
 
@@ -51,41 +45,23 @@ class Driver:
     found it: it must neither block nor call back.
     """
 
-    def __init__(
-        self,
-        *,
-        store: RecordStore,
-        space: Space,
-        collector: Collector,
-        snapshots: Snapshots,
-        events: EventRing,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, parts: Parts) -> None:
         self.settings = RecoverySettings()
         self.rng: Randomness = random.SystemRandom()
         self.on_change: Callable[[Mode], None] | None = None
-        self._store = store
-        self._space = space
-        self._collector = collector
-        self._snapshots = snapshots
-        self._events = events
-        self._clock = clock
+        self._store = parts.store
+        self._space = parts.space
+        self._collector = parts.collector
+        self._snapshots = parts.snapshots
+        self._events = parts.events
+        self._clock = parts.clock
         self._turns = Turns()
         """Whose turn it is."""
         self._lock = threading.Lock()
         """Over steps of the machine and the counters; innermost, never held over a system call."""
         self._state = State(Needs(segment_bytes=0, margin_bytes=0))
         self._stopping = False
-        self._steps = Steps(
-            store=store,
-            space=space,
-            collector=collector,
-            snapshots=snapshots,
-            events=events,
-            clock=clock,
-            run=Run(0, self.settings, self.rng),
-            hurry=self._hurried,
-        )
+        self._steps = Steps(parts, Run(0, self.settings, self.rng), self._hurried)
 
     @property
     def mode(self) -> Mode:

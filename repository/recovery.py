@@ -12,20 +12,16 @@ under no lock of its own, and `RecordStore.without_climbing` keeps whoever has t
 import logging
 from typing import Final
 
-from repository.collect import Collector, CollectReport
+from repository.collect import CollectReport
 from repository.driving import Driver
 from repository.errors import BallastError, DamagedError, NoSpaceError
-from repository.events import EventRing
 from repository.policy.collect import WINDOW_NS, Safety
 from repository.policy.levels import Level
 from repository.policy.room import least_bytes, return_bytes
 from repository.policy.rungs import Mode, Refused, Rest, Retry, Seen, Tidy
-from repository.ports import Clock, Progress
+from repository.ports import Progress
 from repository.refusal import disk_full_text
-from repository.snapshots import Snapshots
-from repository.space import Space
-from repository.steps import RecoverySettings
-from repository.store import RecordStore
+from repository.steps import Parts, RecoverySettings
 
 log = logging.getLogger(__name__)
 
@@ -37,17 +33,8 @@ GAVE_UP_EVENT: Final = "job.gave_up"
 class Recovery(Driver):
     """Recovery of one repository. Thread safe."""
 
-    def __init__(
-        self,
-        *,
-        store: RecordStore,
-        space: Space,
-        collector: Collector,
-        snapshots: Snapshots,
-        events: EventRing,
-        clock: Clock,
-    ) -> None:
-        super().__init__(store=store, space=space, collector=collector, snapshots=snapshots, events=events, clock=clock)
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
         self._climbs = 0
         self._recovered = False
         """How many climbs have ended, and how the last one did."""

@@ -36,6 +36,7 @@ from repository.recovery import Recovery
 from repository.snapshots import Snapshots
 from repository.space import RESERVE_DEFAULT_BYTES, Space
 from repository.status import Status, gather
+from repository.steps import Parts
 from repository.storage.calls import Calls, SystemClock
 from repository.storage.room import RoomProbe
 from repository.storage.volume import Volume
@@ -89,14 +90,7 @@ class Repository:
             events=events,
             clock=clock,
         )
-        self.recovery: Final = Recovery(
-            store=store,
-            space=self.space,
-            collector=self.collector,
-            snapshots=self.snapshots,
-            events=events,
-            clock=clock,
-        )
+        self.recovery: Final = Recovery(Parts(store, self.space, self.collector, self.snapshots, events, clock))
         self.marks: Final = Marks(catalog, self.snapshots, store, self.collector.planner, clock, lock)
         self._closed = False
 

@@ -58,6 +58,18 @@ class RecoverySettings:
     margin_bytes: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What of a repository recovery works on."""
+
+    store: RecordStore
+    space: Space
+    collector: Collector
+    snapshots: Snapshots
+    events: EventRing
+    clock: Clock
+
+
 @dataclass(slots=True)
 class Run:
     """One way through the ladder: what it may do, and what it did, for the log and the ring of events."""
@@ -72,25 +84,14 @@ class Run:
 class Steps:
     """Carries out one effect at a time. Only for whoever has the turn."""
 
-    def __init__(
-        self,
-        *,
-        store: RecordStore,
-        space: Space,
-        collector: Collector,
-        snapshots: Snapshots,
-        events: EventRing,
-        clock: Clock,
-        run: Run,
-        hurry: Callable[[], bool],
-    ) -> None:
+    def __init__(self, parts: Parts, run: Run, hurry: Callable[[], bool]) -> None:
         """`hurry` is asked whether what takes long should end early."""
-        self._store = store
-        self._space = space
-        self._collector = collector
-        self._snapshots = snapshots
-        self._events = events
-        self._clock = clock
+        self._store = parts.store
+        self._space = parts.space
+        self._collector = parts.collector
+        self._snapshots = parts.snapshots
+        self._events = parts.events
+        self._clock = parts.clock
         self.run = run
         self._hurry = hurry
         self._step_began_ns = 0

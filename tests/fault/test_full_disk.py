@@ -127,7 +127,7 @@ def test_a_catalog_without_a_free_slot_does_not_stop_the_last_commit(disk: TinyD
     disk.leave(1 << 20)
     with pytest.raises(NoSpaceError):
         while True:
-            disk.leave(0 if not live.repository.catalog._free else 1 << 20)
+            disk.leave(0 if not live.repository.catalog.free_slots else 1 << 20)
             live.commit(SnapshotKind.NAMED, f"s{len(live.repository.listed())}")
     _remove(live, range(10))
     live.close()
