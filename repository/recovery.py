@@ -39,6 +39,8 @@ class Recovery(Driver):
         self._recovered = False
         """How many climbs have ended, and how the last one did."""
         self._waiting_bytes = 0
+        self._grown_bytes = 0
+        """As of the end of the last climb."""
         self._refusal = ""
         self._level = Level.HEALTHY
         self._collection_due = False
@@ -134,11 +136,13 @@ class Recovery(Driver):
         self._begin()
         recovered = False
         try:
-            end = self._drive(Refused(error.needed_bytes, self._space.sight(), waiting_bytes))
+            grown = self._store.grown_bytes > self._grown_bytes
+            end = self._drive(Refused(error.needed_bytes, self._space.sight(), waiting_bytes, grown))
             recovered = isinstance(end, Retry)
             if not recovered:
                 self._refusal = self._space.shortage(error.needed_bytes or self._state.needs.segment_bytes)
         finally:
+            self._grown_bytes = self._store.grown_bytes
             with self._lock:
                 self._climbs += 1
                 self._recovered = recovered

@@ -188,6 +188,11 @@ class RecordStore(PackKeeping):
         """A claim of its own for `cost` of what is left of `claim`. Never blocks."""
         return self._ledger.split(claim, cost)
 
+    @property
+    def grown_bytes(self) -> int:
+        """What was allocated for growth since the opening, as far as the guard was asked."""
+        return self._grower.grown_bytes
+
     def guard_growth(self, guard: Callable[[int], None]) -> None:
         """Have `guard(nbytes)` asked before each allocation of a segment; its NoSpaceError refuses growth."""
         self._grower.guard = guard
@@ -310,6 +315,10 @@ class RecordStore(PackKeeping):
     def copies(self, record_id: RecordId) -> list[Place]:
         """Every place where a record with this id lies: more than one where damage was healed by a later put."""
         return self._index.candidates(record_id)
+
+    def copied(self, ids: Sequence[RecordId]) -> list[int]:
+        """The positions of those of `ids` that may have several `copies`; every other has one."""
+        return self._index.copied(ids)
 
     def locate(self, ids: Sequence[RecordId]) -> list[Place | None]:
         """Where each record lies; None where it is in no pack. Reads no record."""

@@ -69,6 +69,8 @@ class PackGrower:
         self.guard: Callable[[int], None] | None = None
         """Asked before so many bytes are allocated for growth; raises NoSpaceError to refuse."""
         self._unguarded: Final = Unguarded()
+        self.grown_bytes = 0
+        """Allocated for growth so far."""
 
     def adopt(self, empty: Iterable[PackIndex], remove: Callable[[PackIndex], None]) -> None:
         """Begin, once all packs are known: take over what earlier processes made beforehand.
@@ -246,7 +248,10 @@ class PackGrower:
     def _allocate(self, handle: FileHandle, offset: int, length: int) -> None:
         try:
             handle.allocate(offset, length)
-            self._unguarded.allocated_bytes += length
+            if self._unguarded.depth:
+                self._unguarded.allocated_bytes += length
+            else:
+                self.grown_bytes += length
         except SyncFailedError as error:  # it may have been about records, which nobody would hear of again
             self._packs.fail(error)
             raise

@@ -42,8 +42,8 @@ from repository.policy.rungs import (
 __all__ = ["IDLE_RETRIES_MAX", "Mode", "State", "Stepped", "step"]
 
 IDLE_RETRIES_MAX: Final = 8
-"""Retries in a row for which nothing was freed, because there turned out to be room. After that it counts as not really
-there: somebody takes every byte, or what lacks is no byte at all."""
+"""Retries in a row for which nothing was freed, because there turned out to be room, and after which nothing grew. Then
+it counts as not really there: somebody takes every byte, or what lacks is no byte at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +166,7 @@ def _refused(state: State, event: Refused) -> Stepped:
         thinned=False,
         worth=False,
         phantom_bytes=0,
+        idle_retries=0 if event.grown else state.idle_retries,
     )
     if least_bytes(failed, event.sight) <= 0:  # somebody freed room meanwhile, or it is not there for us
         return _give_back(state, event.sight)
@@ -286,12 +287,10 @@ def _settled(state: State, sight: Sight) -> Stepped:
 def _seen(state: State, sight: Sight) -> Stepped:
     if state.mode is not Mode.FAILED and not sight.whole and sight.refits:
         return _give_back(state, sight)
-    back = return_bytes(state.needs, state.refused_bytes)
-    if least_bytes(back + state.needs.margin_bytes, sight, state.phantom_bytes) <= 0:
-        state = replace(state, idle_retries=0)
     after, _ = _settled(state, sight)
     if after.mode is Mode.READ_ONLY and may_return(state.needs, state.refused_bytes, sight, 0):
-        return replace(state, step=Step.TRY), (TryRoom(back),)  # only what was not there before bars the way
+        # Only what was not there before bars the way.
+        return replace(state, step=Step.TRY), (TryRoom(return_bytes(state.needs, state.refused_bytes)),)
     return after, ()
 
 

@@ -49,11 +49,13 @@ class Purpose(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """An allocation of `failed_bytes` met a full volume. `waiting_bytes`: what others wait for beside it."""
+    """An allocation of `failed_bytes` met a full volume. `waiting_bytes`: what others wait for beside it. `grown`:
+    whether anything was allocated for growth since the last climb ended."""
 
     failed_bytes: int
     sight: Sight
     waiting_bytes: int = 0
+    grown: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,8 +146,9 @@ class FileHandle:
                         raise
                     self._abilities.allocates = False
             self._allocate_by_writing(before, max(before, offset + length), incompressible)
-        except NoSpaceError:
+        except NoSpaceError as error:
             self.truncate(before)  # part of it may have been allocated
+            error.needed_bytes = length  # it may have been asked for in pieces
             raise
 
     def _fallocate(self, offset: int, length: int, extent_bytes: int) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,8 @@ from repository.units import MIB
 from tests.support.mounted import CALM, Mounted, init, open_directory
 
 FILLER: Final = "somebody else's file"
+LARGE_MIB: Final = 1024
+"""Of the volume around a limited part."""
 GATED: Final = """
 import os, sys, time
 from repository.collect import Collector
@@ -103,19 +105,52 @@ def small_disk(kind: str, mib: int, *founding: str) -> Iterator[SmallDisk]:
         path = directory / "disk"
         path.mkdir()
         if kind == "tmpfs":
-            command = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(path)]
+            _run("mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", path)
         else:
-            image = directory / "image"
-            with image.open("wb") as file:
-                file.truncate(mib * MIB)
-            made = ["mkfs.ext4", "-q", "-F", "-m", "0", "-E", "nodiscard", str(image)]
-            subprocess.run(made, check=True, capture_output=True)
-            command = ["mount", "-o", "loop", str(image), str(path)]
-        subprocess.run(command, check=True, capture_output=True)
-        disk = SmallDisk(path, directory)
-        try:
-            init(disk.repository, *founding)
+            _mount_image(directory, mib, ("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "nodiscard"), path)
+        with _founded(SmallDisk(path, directory), path, founding) as disk:
             yield disk
-        finally:
-            disk.mount.clean_up()
-            subprocess.run(["umount", str(path)], check=True, capture_output=True)
+
+
+@contextmanager
+def limited_disk(mib: int, *founding: str) -> Iterator[SmallDisk]:
+    """A part of a larger btrfs that may take so much and no more: beyond it there is room, and writing is EDQUOT."""
+    with open_directory() as directory:
+        volume = directory / "volume"
+        volume.mkdir()
+        _mount_image(directory, LARGE_MIB, ("mkfs.btrfs", "-q", "-f", "-K"), volume)
+        part = volume / "part"
+        with _founded(SmallDisk(part, directory), volume, founding, lambda: _limit(volume, part, mib)) as disk:
+            yield disk
+
+
+def _limit(volume: Path, part: Path, mib: int) -> None:
+    _run("btrfs", "quota", "enable", volume)
+    _run("btrfs", "subvolume", "create", part)
+    _run("btrfs", "quota", "rescan", "-w", volume)
+    _run("btrfs", "qgroup", "limit", f"{mib}M", part)
+
+
+def _mount_image(directory: Path, mib: int, made_by: Sequence[str], path: Path) -> None:
+    image = directory / "image"
+    with image.open("wb") as file:
+        file.truncate(mib * MIB)
+    _run(*made_by, image)
+    _run("mount", "-o", "loop", image, path)
+
+
+@contextmanager
+def _founded(
+    disk: SmallDisk, mounted_at: Path, founding: Sequence[str], prepare: Callable[[], None] = lambda: None
+) -> Iterator[SmallDisk]:
+    try:
+        prepare()
+        init(disk.repository, *founding)
+        yield disk
+    finally:
+        disk.mount.clean_up()
+        _run("umount", mounted_at)
+
+
+def _run(*command: str | Path) -> None:
+    subprocess.run(command, check=True, capture_output=True)

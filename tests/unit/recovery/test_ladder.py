@@ -277,7 +277,11 @@ def test_retries_for_which_nothing_was_freed_are_bounded() -> None:
         state, end = _run(state, Refused(4, Sight(1000, 0)), (TryRoom, Tried(True, Sight(1000, 0))))
         assert end == Retry()
         state, _ = step(state, Changed())
-        state, _ = step(state, Seen(Sight(50, 0)))
+        for sight in (Sight(50, 0), Sight(10_000, 0)):  # whatever the monitor sees meanwhile: a quota may hide there
+            state, _ = step(state, Seen(sight))
+    anew, end = _run(state, Refused(4, Sight(1000, 0), grown=True), (TryRoom, Tried(True, Sight(1000, 0))))
+    assert end == Retry(), "what grew in between was helped"
+    assert anew.idle_retries == 1
     state, effects = step(state, Refused(4, Sight(1000, 0)))
     state, effects = step(state, Tried(True, Sight(1000, 0)))
     assert effects == (Release(64),)

@@ -61,7 +61,8 @@ def _events() -> Iterator[Event]:
     yield Broke()
     yield Changed()
     for sight in SIGHTS:
-        yield Refused(FAILED_BYTES, sight)
+        for grown in (False, True):
+            yield Refused(FAILED_BYTES, sight, grown=grown)
         yield Released(sight)
         for freed in (0, 3):
             for starved in (False, True):
