@@ -30,6 +30,8 @@ RENAMED_SHARE: Final = 0.01
 PIECE_BYTES: Final = 4 << 20
 EDITS_COUNT: Final = 200
 EDIT_BYTES: Final = 64
+UNIT_BYTES: Final = 4096
+FILES_PER_GROWING_DIRECTORY: Final = 250
 LINUX_PACKAGE: Final = "linux-source"
 LINUX_TARBALLS: Final = "linux-source-*.tar.xz"
 
@@ -75,20 +77,41 @@ def make_synthetic_tree(root: Path, files: int = SYNTHETIC_FILES, seed: int = SE
 
 
 def make_large_file(path: Path, size_bytes: int, seed: int = SEED) -> None:
-    """One file, in pieces of PIECE_BYTES: every other one random, every other one text."""
-    rng = np.random.default_rng(seed + 1)
-    texts = _Texts(rng)
-    # Text is slow to make: one piece, shifted each time so that no two pieces are equal.
-    text = texts.make(PIECE_BYTES)
+    """One file, in pieces of PIECE_BYTES: every other one random, every other one text; no two are equal."""
+    pieces = _Pieces(seed + 1)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         written_bytes = 0
         for index in range(-(-size_bytes // PIECE_BYTES)):
-            if index % 2 == 0:
-                piece = rng.bytes(PIECE_BYTES)
-            else:
-                piece = bytes(np.frombuffer(text, np.uint8) ^ np.uint8(index % 251 + 1))
+            piece = pieces.random() if index % 2 == 0 else pieces.text()
             written_bytes += file.write(piece[: size_bytes - written_bytes])
+
+
+def make_image(path: Path, size_bytes: int, seed: int = SEED) -> None:
+    """A disk image as a virtual machine leaves it: of each five pieces two random, two text, one a hole."""
+    pieces = _Pieces(seed + 4)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        for index in range(-(-size_bytes // PIECE_BYTES)):
+            if index % 5 != 4:
+                file.seek(index * PIECE_BYTES)
+                file.write(pieces.random() if index % 2 == 0 else pieces.text())
+        file.truncate(size_bytes)
+
+
+class _Pieces:
+    """Pieces of PIECE_BYTES that share nothing with each other."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        # Text is slow to make: one piece, in which other letters stand for each each time. It compresses alike.
+        self._text = np.frombuffer(_Texts(self._rng).make(PIECE_BYTES), np.uint8)
+
+    def random(self) -> bytes:
+        return self._rng.bytes(PIECE_BYTES)
+
+    def text(self) -> bytes:
+        return bytes(self._rng.permutation(256).astype(np.uint8)[self._text])
 
 
 class Edits:
@@ -118,11 +141,59 @@ class Edits:
         self._undo.clear()
 
 
+class ImageWrites:
+    """Writes of UNIT_BYTES random bytes at random aligned places of an image; and taken back."""
+
+    def __init__(self, path: Path, count: int, seed: int = SEED) -> None:
+        rng = np.random.default_rng(seed + 5)
+        self.count = count
+        self._path = path
+        units = max(1, path.stat().st_size // UNIT_BYTES)
+        self._offsets: list[int] = (rng.integers(0, units, count) * UNIT_BYTES).tolist()
+        self._content = rng.bytes(count * UNIT_BYTES)
+        self._undo: list[tuple[int, bytes]] = []
+
+    def write_to(self, path: Path) -> None:
+        """The writes to any copy of the image, each a call of its own."""
+        descriptor = os.open(path, os.O_WRONLY)
+        try:
+            for index, offset in enumerate(self._offsets):
+                os.pwrite(descriptor, self._content[index * UNIT_BYTES : (index + 1) * UNIT_BYTES], offset)
+        finally:
+            os.close(descriptor)
+
+    def apply(self) -> None:
+        with self._path.open("rb") as file:
+            for offset in self._offsets:
+                file.seek(offset)
+                self._undo.append((offset, file.read(UNIT_BYTES)))
+        self.write_to(self._path)
+
+    def revert(self) -> None:
+        with self._path.open("r+b") as file:
+            for offset, before in reversed(self._undo):
+                file.seek(offset)
+                file.write(before)
+        self._undo.clear()
+
+
+def add_small_files(root: Path, first: int, end: int, seed: int = SEED) -> None:
+    """The files `first` to `end` - 1 of a growing tree: each has a few bytes that no other has."""
+    for index in range(first, end):
+        directory = root / f"{index // FILES_PER_GROWING_DIRECTORY:06}"
+        if index % FILES_PER_GROWING_DIRECTORY == 0 or index == first:
+            directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory / f"{index:08}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        os.write(descriptor, b"%d of %d\n" % (index, seed) * 4)
+        os.close(descriptor)
+
+
 def unpack_linux(cache: Path) -> Path:
     """The tree of Debian's kernel source below `cache`; installed and unpacked where that was not done before."""
     target = cache / "linux"
     if target.is_dir():
         return target
+    cache.mkdir(parents=True, exist_ok=True)
     tarballs = sorted(Path("/usr/src").glob(LINUX_TARBALLS))
     if not tarballs:
         if os.geteuid() != 0 or shutil.which("apt-get") is None:

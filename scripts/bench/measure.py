@@ -5,6 +5,7 @@ nothing else.
 """
 
 import os
+import signal
 import subprocess
 import tempfile
 import threading
@@ -18,8 +19,10 @@ from typing import Final, Self
 
 import psutil
 
-SAMPLE_INTERVAL_S: Final = 0.02
-STDERR_SHOWN_CHARACTERS: Final = 2000
+SAMPLE_INTERVAL_S: Final = 0.04
+STDERR_SHOWN_CHARACTERS: Final = 300
+COMMAND_DEADLINE_S: Final = 1200.0
+"""After which a command is killed: one that hangs must not take the other figures with it."""
 DROP_CACHES: Final = Path("/proc/sys/vm/drop_caches")
 
 
@@ -144,14 +147,23 @@ class Meter:
                 cwd=cwd,
             )
             self._sampler.roots.add(process.pid)
-            _, status, usage = os.wait4(process.pid, 0)
+            deadline = threading.Timer(COMMAND_DEADLINE_S, os.kill, [process.pid, signal.SIGKILL])
+            deadline.start()
+            try:
+                _, status, usage = os.wait4(process.pid, 0)
+            except BaseException:
+                process.kill()
+                process.wait()
+                raise
+            finally:
+                deadline.cancel()
             self._add(name, time.perf_counter() - start_s)
             process.returncode = os.waitstatus_to_exitcode(status)
             self._sampler.roots.discard(process.pid)
             self._children_cpu_s += usage.ru_utime + usage.ru_stime
             if process.returncode != 0:
                 stderr.seek(0)
-                said = stderr.read().decode(errors="replace")[-STDERR_SHOWN_CHARACTERS:]
+                said = stderr.read().decode(errors="replace").strip()[-STDERR_SHOWN_CHARACTERS:]
                 raise BenchError(f"{Path(command[0]).name} {command[1]} ended with {process.returncode}: {said}")
 
     def _add(self, name: str, seconds: float) -> None:
@@ -169,9 +181,29 @@ class Meter:
         )
 
 
+def resident_bytes(pids: Sequence[int]) -> int:
+    """Resident memory of `pids` and their children now."""
+    return sum(_resident_bytes(pid) for pid in pids)
+
+
+def disk_read_bytes(pids: Sequence[int]) -> int:
+    """What `pids` and their children had to fetch from a disk so far: shows that a cold read was one."""
+    total_bytes = 0
+    for pid in pids:
+        for process in _tree(pid):
+            with suppress(psutil.Error, OSError):
+                total_bytes += process.io_counters().read_bytes
+    return total_bytes
+
+
+def sync_all() -> None:
+    """Writes everything that is not yet on any disk."""
+    subprocess.run(["sync"], check=True)
+
+
 def drop_caches() -> bool:
     """Empties the kernel's page, dentry and inode caches; False where that is not allowed."""
-    subprocess.run(["sync"], check=True)
+    sync_all()
     try:
         DROP_CACHES.write_text("3\n")
     except OSError:

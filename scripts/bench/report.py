@@ -1,4 +1,4 @@
-"""What came out, as a table, as JSON, and as a line of the history.
+"""What came out, as tables, as JSON, and as a line of the history.
 
 Owner of: nothing that names a host, a user or a place is written; a machine is its class.
 """
@@ -7,33 +7,32 @@ import json
 import os
 import platform
 import shutil
-import statistics
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal, TypedDict
+from typing import Final, TypedDict
 
 import psutil
 
-from bench.data import Extent
-from bench.measure import Usage
-from bench.rounds import STEPS, Results
+from bench import install, steps
+from bench.goals import DIRECT, MOUNTED, Outcome, counted, cpu_each, judge
+from bench.record import AMOUNT, BYTES, CPU, DISK, PEAK, RATE, WALL, Failure, Figures, Recorder, medians
 
 MIB: Final = 1 << 20
-OURS: Final = ("ballast-mount", "ballast")
-
-
-class Figures(TypedDict):
-    """One peer at one step, over all rounds: medians, and the range of the wall time."""
-
-    wall_s: float
-    wall_min_s: float
-    wall_max_s: float
-    cpu_s: float
-    peak_bytes: int
-    parts_s: dict[str, float]
+OURS: Final = (MOUNTED, DIRECT)
+SIZES: Final = (
+    steps.SIZE_EMPTY,
+    steps.SIZE_TREE,
+    steps.GROWN_TREE,
+    steps.SIZE_LARGE,
+    steps.GROWN_EDITS,
+    steps.IMAGE,
+    steps.GROWN_IMAGE,
+)
+PLAIN: Final = (WALL, CPU, PEAK, RATE, AMOUNT, DISK, BYTES, "wall_min_s", "wall_max_s")
+VERSION_COMMANDS: Final = {"restic": ["restic", "version"], "cp": ["cp", "--version"], "zstd": ["zstd", "--version"]}
 
 
 class Report(TypedDict):
@@ -46,80 +45,43 @@ class Report(TypedDict):
     data: dict[str, str | int]
     rounds: int
     cold_reads: bool
-    steps: dict[str, dict[str, Figures]]
-    ratios: dict[str, dict[str, dict[str, float]]]
-    cpu_ratios: dict[str, dict[str, dict[str, float]]]
-    size_bytes: dict[str, int]
-    grown_bytes: dict[str, int]
+    finished: bool
+    figures: Figures
+    failures: list[dict[str, str]]
+    goals: list[Outcome]
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
-    """What was stored: which tree, how large, and the large file's size."""
-
-    tree: str
-    extent: Extent
-    large_bytes: int
-
-
-def _figures(usages: Sequence[Usage]) -> Figures:
-    walls = [usage.wall_s for usage in usages]
-    names = list(dict.fromkeys(name for usage in usages for name in usage.parts_s))
-    return {
-        "wall_s": round(statistics.median(walls), 3),
-        "wall_min_s": round(min(walls), 3),
-        "wall_max_s": round(max(walls), 3),
-        "cpu_s": round(statistics.median(usage.cpu_s for usage in usages), 3),
-        "peak_bytes": max(usage.peak_bytes for usage in usages),
-        "parts_s": {
-            name: round(statistics.median(usage.parts_s.get(name, 0.0) for usage in usages), 3) for name in names
-        },
-    }
-
-
-def _ratios(by_peer: Mapping[str, Figures], column: Literal["wall_s", "cpu_s"]) -> dict[str, dict[str, float]]:
-    """Each of ours over each peer: below 1 is faster, or takes less of the processor."""
-    return {
-        ours: {
-            peer: round(by_peer[ours][column] / figures[column], 2)
-            for peer, figures in by_peer.items()
-            if peer not in OURS and figures[column] > 0
-        }
-        for ours in OURS
-        if ours in by_peer
-    }
-
-
-def make(results: Results, data: Data, rounds: int, work: Path) -> Report:
-    """Medians over all rounds."""
-    steps: dict[str, dict[str, Figures]] = {}
-    for step in STEPS:
-        of_step = [sample for sample in results.samples if sample.step == step]
-        peers = sorted({sample.peer for sample in of_step}, key=lambda peer: (peer in OURS, peer))
-        if peers:
-            steps[step] = {
-                peer: _figures([sample.usage for sample in of_step if sample.peer == peer]) for peer in peers
-            }
-    sizes: dict[str, list[int]] = {}
-    grown: dict[str, list[int]] = {}
-    for size in results.sizes:
-        sizes.setdefault(size.peer, []).append(size.size_bytes)
-        if size.grown_bytes is not None:
-            grown.setdefault(size.peer, []).append(size.grown_bytes)
+def make(recorder: Recorder, data: Mapping[str, str | int], rounds: int, work: Path, *, finished: bool) -> Report:
+    """Medians over all rounds, and every goal."""
+    figures = medians(recorder.samples)
+    failures = [_placeless(failure, work) for failure in recorder.failures]
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "machine": _machine(work),
-        "versions": _versions(sizes),
-        "data": {"tree": data.tree, **asdict(data.extent), "large_bytes": data.large_bytes},
+        "versions": _versions(),
+        "data": dict(data),
         "rounds": rounds,
-        "cold_reads": results.cold,
-        "steps": steps,
-        "ratios": {step: _ratios(by_peer, "wall_s") for step, by_peer in steps.items()},
-        "cpu_ratios": {step: _ratios(by_peer, "cpu_s") for step, by_peer in steps.items()},
-        "size_bytes": {peer: int(statistics.median(of_peer)) for peer, of_peer in sizes.items()},
-        "grown_bytes": {peer: int(statistics.median(of_peer)) for peer, of_peer in grown.items()},
+        "cold_reads": recorder.cold,
+        "finished": finished,
+        "figures": {
+            step: {peer: {key: _rounded(value) for key, value in keys.items()} for peer, keys in peers.items()}
+            for step, peers in figures.items()
+        },
+        "failures": [asdict(failure) for failure in failures],
+        "goals": judge(figures, failures),
     }
+
+
+def _rounded(value: float) -> float:
+    return round(value, 4) if abs(value) < 1000 else round(value)
+
+
+def _placeless(failure: Failure, work: Path) -> Failure:
+    reason = (
+        failure.reason.replace(str(work), "WORK").replace(str(install.ROOT), "REPO").replace(platform.node(), "HOST")
+    )
+    return Failure(failure.part, failure.step, failure.peer, reason)
 
 
 def _said(*command: str) -> str:
@@ -129,7 +91,7 @@ def _said(*command: str) -> str:
 
 
 def _commit() -> str:
-    root = str(Path(__file__).parents[2])
+    root = str(install.ROOT)
     commit = _said("git", "-C", root, "rev-parse", "--short=12", "--verify", "--quiet", "HEAD")
     changed = _said("git", "-C", root, "status", "--porcelain", "--untracked-files=no")
     return f"{commit or 'none'}{'+changes' if changed else ''}"
@@ -146,50 +108,137 @@ def _machine(work: Path) -> dict[str, str]:
     }
 
 
-def _versions(peers: Iterable[str]) -> dict[str, str]:
-    known = {"restic": ("restic", "version"), "borg": ("borg", "--version"), "cp": ("cp", "--version")}
-    lines = {peer: _said(*known[peer]).partition("\n")[0] for peer in peers if peer in known}
-    # "restic 0.14.0 compiled with ...", "borg 1.2.4", "cp (GNU coreutils) 9.1"
-    return {peer: next((word for word in line.split() if word[:1].isdigit()), line) for peer, line in lines.items()}
+def _versions() -> dict[str, str]:
+    commands = dict(VERSION_COMMANDS)
+    for name, home in (("borg", "borg-1.4"), ("borg2", "borg-2")):
+        own = install.TOOLS / home / "bin" / "borg"
+        if own.exists():
+            commands[name] = [str(own), "--version"]
+    commands.setdefault("borg", ["borg", "--version"])
+    versions: dict[str, str] = {}
+    for name, command in sorted(commands.items()):
+        words = _said(*command).partition("\n")[0].replace(",", " ").split()
+        # "restic 0.14.0 compiled with ...", "borg 1.4.5", "cp (GNU coreutils) 9.1"
+        found = [word for word in words if word.lstrip("v")[:1].isdigit() and "." in word]
+        if found:
+            versions[name] = found[0]
+    return versions
+
+
+def goals_table(outcomes: Sequence[Outcome]) -> str:
+    """For people, and for the README: the measured figure beside each goal."""
+    rows = [("what", "against", "goal", "measured", "(CPU)", "")]
+    for outcome in outcomes:
+        measured = "–" if outcome["measured"] is None else f"{outcome['measured']:g} {outcome['unit']}"
+        cpu = "" if outcome["cpu_ratio"] is None else f"({outcome['cpu_ratio']:g})"
+        verdict = {"met": "met", "missed": "MISSED", "not measured": "not measured"}[outcome["verdict"]]
+        against = outcome["against"]
+        if outcome["measured"] is not None and outcome["why"]:
+            against += f" ({outcome['why']})"
+        why = f": {outcome['why']}" if outcome["measured"] is None and outcome["why"] else ""
+        rows.append((outcome["what"], against, outcome["goal"], measured, cpu, verdict + why))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)) for row in rows]
+    lines = [f"{line}  {row[5]}".rstrip() for line, row in zip(lines, rows, strict=True)]
+    numbers = counted(outcomes)
+    summary = ", ".join(f"{number} {verdict}" for verdict, number in numbers.items())
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", f"{len(outcomes)} bounds: {summary}"])
 
 
 def table(report: Report) -> str:
-    """For people: one table a step, then the sizes."""
-    stored = report["data"]
-    content_mib, large_mib = int(stored["content_bytes"]) // MIB, int(stored["large_bytes"]) // MIB
-    lines = [f"{stored['tree']}: {stored['files']} files, {content_mib} MiB; large file {large_mib} MiB"]
-    lines.append(f"wall time: median of {report['rounds']}; ratios of it (of CPU time): above 1 Ballast is slower")
+    """For people: what each step took, sizes, growth, what failed, and the goals."""
+    data = ", ".join(
+        f"{name} {value:,}" if isinstance(value, int) else f"{value}" for name, value in report["data"].items()
+    )
+    lines = [data, f"medians of {report['rounds']} round(s); the last columns: wall time over that peer's (CPU time)"]
     if not report["cold_reads"]:
         lines.append("The caches could not be dropped (not root): the reads are warm.")
-    for step, by_peer in report["steps"].items():
-        ratios, cpu = report["ratios"][step], report["cpu_ratios"][step]
-        others = [f"{ours} /" for ours in ratios]
-        head = f"\n{step:<17}{'s':>8}  {'min - max':>15}{'CPU s':>8}{'MiB':>7}"
-        lines.append(head + "".join(f"{title:>17}" for title in others) + "   parts, s")
-        for peer, figures in by_peer.items():
-            spread = f"{figures['wall_min_s']:.2f} - {figures['wall_max_s']:.2f}"
-            both = [(ratios[ours].get(peer), cpu[ours].get(peer)) for ours in ratios]
-            ratio = "".join(
-                f"{_ratio(wall) + (f' ({_ratio(used)})' if used is not None else ''):>17}" for wall, used in both
-            )
-            parts = figures["parts_s"]
-            shown = (
-                "   " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in parts.items()) if len(parts) > 1 else ""
-            )
-            lines.append(
-                f"  {peer:<15}{figures['wall_s']:>8.2f}  {spread:>15}{figures['cpu_s']:>8.2f}"
-                f"{figures['peak_bytes'] / MIB:>7.0f}{ratio}{shown}"
-            )
-    lines.append("\nrepository at the end, MiB")
-    lines.extend(f"  {peer:<15}{size / MIB:>8.0f}" for peer, size in report["size_bytes"].items())
-    if report["grown_bytes"]:
-        lines.append("\nadded to it by the edits of the large file, MiB")
-        lines.extend(f"  {peer:<15}{size / MIB:>8.1f}" for peer, size in report["grown_bytes"].items())
+    if not report["finished"]:
+        lines.append("Interrupted, or out of time: not every part was run.")
+    growing = {steps.growth(axis, scale) for axis in steps.AXES for scale in steps.SCALES}
+    for step, by_peer in report["figures"].items():
+        if step not in growing and any(WALL in keys for keys in by_peer.values()):
+            lines += ["", *_step_table(step, by_peer)]
+    lines += _sizes_table(report["figures"])
+    for axis in steps.AXES:
+        lines += _growth_table(axis, report["figures"])
+    if report["failures"]:
+        lines += ["", "not measured"]
+        lines += [
+            f"  {failure['part']}, {failure['step']}, {failure['peer']}: {failure['reason']}"
+            for failure in report["failures"]
+        ]
+    lines += ["", goals_table(report["goals"])]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _ratio(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _step_table(step: str, by_peer: Mapping[str, Mapping[str, float]]) -> list[str]:
+    ours = [peer for peer in OURS if peer in by_peer]
+    lines = [
+        f"{step:<22}{'s':>8}  {'min - max':>17}{'CPU s':>8}{'MiB':>7}" + "".join(f"{peer + ' /':>19}" for peer in ours)
+    ]
+    for peer, keys in sorted(by_peer.items(), key=lambda item: (item[0] in OURS, item[0])):
+        if WALL not in keys:
+            continue
+        spread = f"{keys['wall_min_s']:.2f} - {keys['wall_max_s']:.2f}"
+        ratios = "".join(f"{'' if peer in OURS else _ratios(by_peer[own], keys):>19}" for own in ours)
+        more = ", ".join(f"{key.removesuffix('_s')} {value:.2f}" for key, value in keys.items() if key not in PLAIN)
+        more += f" ({keys[DISK] / MIB:.0f} MiB from disk)" if DISK in keys else ""
+        rate = f"{keys[RATE]:,.0f}/s " if RATE in keys else ""
+        cpu = f"{keys[CPU]:8.2f}{keys[PEAK] / MIB:7.0f}" if CPU in keys else " " * 15
+        lines.append(f"  {peer:<20}{keys[WALL]:>8.2f}  {spread:>17}{cpu}{ratios}   {rate}{more}")
+    return lines
+
+
+def _ratios(own: Mapping[str, float], other: Mapping[str, float]) -> str:
+    if RATE in own and RATE in other and own[RATE]:
+        wall = f"{other[RATE] / own[RATE]:.2f}"
+    else:
+        wall = f"{own[WALL] / other[WALL]:.2f}" if WALL in own and other[WALL] else ""
+    own_cpu, other_cpu = cpu_each(own), cpu_each(other)
+    return wall + (f" ({own_cpu / other_cpu:.2f})" if own_cpu is not None and other_cpu else "")
+
+
+def _sizes_table(figures: Figures) -> list[str]:
+    columns = [step for step in SIZES if any(BYTES in keys for keys in figures.get(step, {}).values())]
+    if not columns:
+        return []
+    peers = sorted({peer for step in columns for peer in figures[step]}, key=lambda peer: (peer in OURS, peer))
+    lines = ["", f"{'repository, MiB':<22}" + "".join(f"{step:>19}" for step in columns)]
+    for peer in peers:
+        sizes = [figures[step].get(peer, {}).get(BYTES) for step in columns]
+        if any(size is not None for size in sizes):
+            lines.append(
+                f"  {peer:<20}" + "".join(f"{'' if size is None else f'{size / MIB:.1f}':>19}" for size in sizes)
+            )
+    return lines
+
+
+def _growth_table(axis: str, figures: Figures) -> list[str]:
+    found = [figures.get(steps.growth(axis, scale), {}).get(MOUNTED, {}) for scale in steps.SCALES]
+    if not found[0]:
+        return []
+    head = "".join(f"{f'{scale} x':>14}" for scale in steps.SCALES)
+    lines = ["", f"{'growth of ' + axis:<22}{head}{'16 x / 1 x':>14}"]
+    for key in found[0]:
+        values = [keys.get(key) for keys in found]
+        shown = "".join(f"{_with_unit(key, value):>14}" for value in values)
+        first, last = values[0], values[-1]
+        ratio = f"{last / first:.2f}" if first and last is not None else ""
+        lines.append(f"  {key.removesuffix('_bytes'):<20}{shown}{ratio:>14}")
+    return lines
+
+
+def _with_unit(key: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    if key.endswith("_bytes"):
+        return f"{value / MIB:.1f} MiB"
+    if key.endswith("_us"):
+        return f"{value:.0f} µs"
+    if key.endswith("_s"):
+        return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"
+    return f"{value:,.0f}"
 
 
 def append_history(report: Report, history: Path) -> None:

@@ -1,214 +1,174 @@
-"""The order of things: each round does every step with every peer in turn, then the next step.
+"""The order of things in the parts that compare peers: each round does every step with every peer in turn.
 
-Owner of: between two peers' turns at one step nothing changes but the machine's mood, and the turn to go
-first passes round.
+Owner of: between two peers' turns at one step nothing changes but the machine's mood; the turn to go first passes
+round; a peer that fails is left out of what follows in its round, and takes no other peer's figures with it.
 """
 
 import shutil
-import sys
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bench.data import Changes, Edits
-from bench.measure import Meter, Usage, drop_caches
+from bench import steps
+from bench.measure import BenchError, Meter, Usage, disk_read_bytes, drop_caches, sync_all
 from bench.peers import Peer, Reading
+from bench.record import BYTES, DISK, WALL, Failure, Recorder, Sample, values_of
 
-FIRST: Final = "first-copy"
-AGAIN: Final = "unchanged-copy"
-CHANGED: Final = "changed-copy"
-SMALL: Final = "ten-changes"
-LARGE: Final = "large-file"
-EDITED: Final = "edited-large-file"
-RESTORE: Final = "restore"
-RESTORE_LARGE: Final = "restore-large"
-DELETE: Final = "delete-and-collect"
-FIND: Final = "find"
-COPY_OUT: Final = "copy-out"
-READ_LARGE: Final = "read-large"
-STEPS: Final[tuple[str, ...]] = (
-    FIRST, AGAIN, CHANGED, SMALL, LARGE, EDITED, FIND, COPY_OUT, READ_LARGE, RESTORE, RESTORE_LARGE, DELETE,
-)  # fmt: skip
-READ_STEPS: Final = (FIND, COPY_OUT, READ_LARGE)
-
-Note = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One peer at one step in one round."""
-
-    round: int
-    step: str
-    peer: str
-    usage: Usage
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """What a peer's repository occupied at the end of a round, in bytes; and what the edits added to it."""
-
-    round: int
-    peer: str
-    size_bytes: int
-    grown_bytes: int | None = None
+GIB: Final = 1 << 30
+FAILURES: Final = (BenchError, OSError, subprocess.SubprocessError, LookupError, ValueError)
+"""What a peer may do without ending the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be run. `tree` belongs to the benchmark, which changes it; `large` lies alone in its directory."""
+    """What a part needs. `quick`: only what a goal or the issue's table asks for of each peer."""
 
+    part: str
     peers: Sequence[Peer]
-    steps: Sequence[str]
     rounds: int
-    tree: Path
-    large: Path
+    recorder: Recorder
+    work: Path
     scratch: Path
+    quick: bool = True
+    drop: Callable[[], bool] = drop_caches
+    """How the kernel's caches are dropped; False where that is not allowed."""
+    flush: Callable[[], None] = sync_all
+    """How everything is written that is not yet."""
 
 
-@dataclass(slots=True)
-class Results:
-    """All samples, in the order in which they were taken."""
+class Round:
+    """One round of one part: the peers that still take part, in their turn."""
 
-    samples: list[Sample]
-    sizes: list[Size]
-    cold: bool = True
-    grown: dict[tuple[int, str], int] = field(default_factory=dict)
-    """By round and peer: what storing the edited large file added, in bytes."""
+    def __init__(self, plan: Plan, number: int) -> None:
+        turn = (number - 1) % max(1, len(plan.peers))
+        self.plan = plan
+        self.number = number
+        self.peers = [*plan.peers[turn:], *plan.peers[:turn]]
 
-
-def run(plan: Plan, note: Note) -> Results:
-    """Runs the plan. Raises BenchError when a peer fails; the tree is as before in any case."""
-    results = Results([], [])
-    changes = Changes(plan.tree)
-    for number in range(1, plan.rounds + 1):
-        turn = (number - 1) % len(plan.peers)
-        peers = [*plan.peers[turn:], *plan.peers[:turn]]
+    @contextmanager
+    def guarded(self, step: str, peer: Peer, *, keeps: bool = False) -> Iterator[None]:
+        """A failure inside is kept, and unless `keeps`, the peer takes no part in what follows."""
         try:
-            for peer in peers:
-                peer.setup()
-            _store(plan, changes, number, peers, results, note)
-            if any(step in plan.steps for step in READ_STEPS):
-                _read(plan, number, peers, results, note)
-            _restore(plan, number, peers, results, note)
-            if DELETE in plan.steps:
-                for peer in peers:
-                    results.cold = drop_caches() and results.cold
-                    _keep_any(
-                        results,
-                        number,
-                        DELETE,
-                        peer,
-                        peer.delete("changed" if CHANGED in plan.steps else "first"),
-                        note,
-                    )
-        finally:
-            changes.revert()
-            _close(peers, number, results, note)
-    return results
+            yield
+        except FAILURES as error:
+            self.plan.recorder.fail(Failure(self.plan.part, step, peer.name, reason_of(error)))
+            if not keeps and peer in self.peers:
+                self.peers.remove(peer)
 
+    def keep(self, step: str, peer: Peer, usage: Usage | None, amount: float | None = None) -> None:
+        if usage is not None:
+            self.value(step, peer, values_of(usage, amount))
 
-def _close(peers: Sequence[Peer], number: int, results: Results, note: Note) -> None:
-    """Closes every peer, even when one cannot be: a mount must not stay behind."""
-    failing = sys.exc_info()[0] is not None
-    for peer in peers:
-        try:
-            if not failing:
-                grown = results.grown.get((number, peer.name))
-                results.sizes.append(Size(number, peer.name, peer.size_bytes(), grown))
-            peer.close()
-        except Exception as error:
-            if not failing:
-                raise
-            note(f"{peer.name} could not be closed: {error}")
+    def value(self, step: str, peer: Peer, values: dict[str, float]) -> None:
+        self.plan.recorder.keep(Sample(self.plan.part, step, peer.name, self.number, values))
 
+    def every(self, step: str, work: Callable[[Peer], Usage | None], *, but: Sequence[str] = (), keeps: bool) -> None:
+        """`work` with each peer in turn; what others left to be written is written before."""
+        for peer in tuple(self.peers):
+            if peer.name not in but:
+                with self.guarded(step, peer, keeps=keeps):
+                    self.plan.flush()
+                    self.keep(step, peer, work(peer))
 
-def _store(plan: Plan, changes: Changes, number: int, peers: Sequence[Peer], results: Results, note: Note) -> None:
-    def every(step: str, store: Callable[[Peer], Usage | None]) -> None:
-        for peer in peers:
-            _keep_any(results, number, step, peer, store(peer), note)
+    def store(self, step: str, label: str, source: Path, *, but: Sequence[str] = ()) -> None:
+        self.every(step, lambda peer: peer.store(label, source), but=but, keeps=False)
 
-    _warm(plan.tree)
-    every(FIRST, lambda peer: peer.store("first", plan.tree))
-    if AGAIN in plan.steps:
-        every(AGAIN, lambda peer: peer.store("again", plan.tree))
-    if CHANGED in plan.steps:
-        changes.apply()
-        every(CHANGED, lambda peer: peer.store("changed", plan.tree))
-    if SMALL in plan.steps:
-        changes.apply_small()
-        every(SMALL, lambda peer: peer.store_small("small", plan.tree, changes.small))
-    if any(step in plan.steps for step in (LARGE, EDITED, READ_LARGE, RESTORE_LARGE)):
-        _warm(plan.large.parent)
-        every(LARGE, lambda peer: peer.store("large", plan.large.parent))
-    if EDITED in plan.steps:
-        before = {peer.name: peer.size_bytes() for peer in peers}
-        edits = Edits(plan.large)
-        try:
-            edits.apply()
-            every(EDITED, lambda peer: peer.store("edited", plan.large.parent))
-        finally:
-            edits.revert()
-        for peer in peers:
-            if any(sample.step == EDITED and sample.peer == peer.name for sample in results.samples):
-                results.grown[number, peer.name] = peer.size_bytes() - before[peer.name]
+    def sizes(self, step: str, before: dict[str, int] | None = None) -> dict[str, int]:
+        """What each repository occupies; with `before` what it grew by is kept instead."""
+        found: dict[str, int] = {}
+        for peer in tuple(self.peers):
+            with self.guarded(step, peer, keeps=True):
+                size = peer.size_bytes()
+                if size is not None and (before is None or peer.name in before):
+                    found[peer.name] = size
+                    self.value(step, peer, {BYTES: float(size - (before or {}).get(peer.name, 0))})
+        return found
 
+    def restore(self, step: str, label: str, source: Path) -> None:
+        """To the same disk as the repositories, from a cold cache."""
+        target = self.plan.work / "restored"
 
-def _restore(plan: Plan, number: int, peers: Sequence[Peer], results: Results, note: Note) -> None:
-    """To the same disk as the repositories, from a cold cache."""
-    target = plan.tree.parent.with_name("restored")
-    for step, label, source in ((RESTORE, "first", plan.tree), (RESTORE_LARGE, "large", plan.large.parent)):
-        for peer in peers if step in plan.steps else ():
+        def work(peer: Peer) -> Usage | None:
             target.mkdir()
             try:
-                results.cold = drop_caches() and results.cold
-                _keep_any(results, number, step, peer, peer.restore(label, source, target), note)
+                self.cold()
+                return peer.restore(label, source, target)
             finally:
                 shutil.rmtree(target)
 
+        self.every(step, work, keeps=True)
 
-def _read(plan: Plan, number: int, peers: Sequence[Peer], results: Results, note: Note) -> None:
-    target = plan.scratch / "copied-out"
-    for peer in peers:
-        opened = peer.reading(plan.tree, plan.large)
+    def cold(self) -> None:
+        """Drops the kernel's caches, as root."""
+        self.plan.recorder.cold = self.plan.drop() and self.plan.recorder.cold
+
+    def reading(self, step: str, peer: Peer, tree: Path, large: Path, work: Callable[[Reading], None]) -> None:
+        """`work` with the peer opened anew and nothing of it in any cache."""
+        opened = peer.reading(tree, large)
         if opened is None:
-            continue
-        with opened as reading:
-            for step, command in _reads(reading, target):
-                if step not in plan.steps:
-                    continue
-                results.cold = drop_caches() and results.cold
-                with Meter(reading.daemons) as meter:
-                    meter.run("read", command)
-                _keep(results, Sample(number, step, peer.name, meter.usage()), note)
-                with suppress(FileNotFoundError):
-                    shutil.rmtree(target)
+            return
+        with self.guarded(step, peer, keeps=True):
+            self.cold()
+            with opened as reading:
+                if reading.ready_s is not None:
+                    self.value(steps.MOUNT, peer, {WALL: reading.ready_s})
+                self.cold()
+                work(reading)
+
+    def command(
+        self, step: str, peer: Peer, reading: Reading, command: Sequence[str | Path], amount: float | None = None
+    ) -> None:
+        """Times a command that reads."""
+        before = disk_read_bytes(reading.daemons)
+        with Meter(reading.daemons) as meter:
+            meter.run("read", command)
+        self.keep_read(step, peer, reading, meter.usage(), before, amount)
+
+    def keep_read(
+        self, step: str, peer: Peer, reading: Reading, usage: Usage, before: int, amount: float | None
+    ) -> None:
+        """With what its daemons read from the disk, of which `before` was read before."""
+        disk = {DISK: float(disk_read_bytes(reading.daemons) - before)} if reading.daemons else {}
+        self.value(step, peer, values_of(usage, amount) | disk)
 
 
-def _reads(reading: Reading, target: Path) -> Iterator[tuple[str, list[str | Path]]]:
-    # The size makes find call stat for every file.
-    yield FIND, ["find", reading.tree, "-size", "+1G"]
-    yield COPY_OUT, ["cp", "-r", reading.tree, target]
-    yield READ_LARGE, ["dd", f"if={reading.large}", "of=/dev/null", "bs=1M"]
+@contextmanager
+def opened(plan: Plan, number: int) -> Iterator[Round]:
+    """A round with every peer set up; afterwards nothing is left of them, whatever happened."""
+    of_round = Round(plan, number)
+    everyone = tuple(of_round.peers)
+    try:
+        for peer in everyone:
+            with of_round.guarded("set-up", peer):
+                peer.setup()
+        yield of_round
+    finally:
+        for peer in everyone:
+            with of_round.guarded("end", peer, keeps=True):
+                peer.close()
 
 
-def _keep_any(results: Results, number: int, step: str, peer: Peer, usage: Usage | None, note: Note) -> None:
-    if usage is not None:
-        _keep(results, Sample(number, step, peer.name, usage), note)
+def room_for(plan: Plan, needed_bytes: int) -> None:
+    """Raises BenchError where the disk has less than `needed_bytes` and 2 GiB more: others use it too."""
+    free = shutil.disk_usage(plan.work).free
+    if free < needed_bytes + 2 * GIB:
+        raise BenchError(
+            f"{plan.part} needs about {needed_bytes / 1e9:.1f} GB on the disk; {free / 1e9:.1f} GB are free"
+        )
 
 
-def _keep(results: Results, sample: Sample, note: Note) -> None:
-    results.samples.append(sample)
-    parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in sample.usage.parts_s.items())
-    note(f"round {sample.round}  {sample.step:<17} {sample.peer:<14} {sample.usage.wall_s:8.2f} s  ({parts})")
-
-
-def _warm(root: Path) -> None:
+def warm(root: Path) -> None:
     """Reads everything once, so that the source's disk is no part of what is measured."""
     for path in root.rglob("*"):
         if path.is_file() and not path.is_symlink():
             with path.open("rb", buffering=0) as file:
                 while file.read(1 << 20):
                     pass
+
+
+def reason_of(error: BaseException) -> str:
+    """One line."""
+    return " ".join(str(error).split()) or type(error).__name__

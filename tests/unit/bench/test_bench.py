@@ -2,13 +2,12 @@
 
 import hashlib
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from bench import data, report, rounds
-from bench.measure import BenchError, Meter, Usage, allocated_bytes
+from bench import data
+from bench.measure import BenchError, Meter, allocated_bytes
 
 FILES = 200
 
@@ -69,21 +68,3 @@ def test_allocated_bytes_counts_hard_links_once(tmp_path: Path) -> None:
     alone = allocated_bytes(tmp_path)
     os.link(tmp_path / "one", tmp_path / "two")
     assert allocated_bytes(tmp_path) == alone
-
-
-def test_a_report_names_no_place(tmp_path: Path) -> None:
-    samples = [
-        rounds.Sample(number, rounds.FIRST, peer, Usage(wall_s, 1.0, 1 << 20, {"cp": wall_s}))
-        for number in (1, 2, 3)
-        for peer, wall_s in (("ballast", number * 1.0), ("restic", 4.0))
-    ]
-    results = rounds.Results(samples, [rounds.Size(1, "ballast", 5 << 20)])
-    document = report.make(results, report.Data("synthetic", data.Extent(10, 1 << 20), 0), 3, tmp_path)
-    assert document["steps"][rounds.FIRST]["ballast"]["wall_s"] == 2.0
-    assert document["ratios"][rounds.FIRST] == {"ballast": {"restic": 0.5}}
-    report.append_history(document, tmp_path / "history.jsonl")
-    line = (tmp_path / "history.jsonl").read_text()
-    host = subprocess.run(["uname", "-n"], check=True, capture_output=True, text=True).stdout.strip()
-    assert str(tmp_path) not in line
-    assert f'"{host}"' not in line
-    assert "0.50" in report.table(document)
