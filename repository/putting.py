@@ -50,14 +50,16 @@ class _New(NamedTuple):
 class _Run:
     """Records that are given places in one pack, one behind the other, while the state lock is held.
 
-    `usable_before`: the pack's room when the run began; `first`: how many records of the batch had places then; `cost`:
-    what the run took so far, in the ledger's unit.
+    `usable_before`: the pack's room when the run began; `first`: how many records of the batch had places then; `room`:
+    what the pack has left at least, and `cost`: what the run took so far, in the ledger's unit (no record takes more
+    than its cost).
     """
 
     pack: OpenPack
     stream: Stream
     usable_before: int
     first: int
+    room: int
     cost: int = 0
 
 
@@ -230,16 +232,17 @@ class Putter:
                         continue
                 stored_length = HEADER_BYTES + len(payload.buffer)
                 stream = stream_of(this.kind, stored_length)
-                if run is None or run.stream is not stream or run.pack.room(self._ledger) < cost:
+                if run is None or run.stream is not stream or run.room < cost:
                     self._account(this, run)
                     pack = self._packs.find(stream, cost, anywhere=anywhere)
                     if pack is None:
                         run = None
                         return done
-                    run = _Run(pack, stream, pack.usable(self._ledger), len(this.placed))
+                    run = _Run(pack, stream, pack.usable(self._ledger), len(this.placed), pack.room(self._ledger))
                 raw_length = len(this.payloads[item])
                 place = run.pack.append(this.kind, payload.flags, record_id, raw_length, stored_length)
                 run.cost += cost
+                run.room -= cost
                 self._index.insert(record_id, place.number)
                 self._pending[record_id] = this.batch
                 this.placed.append(

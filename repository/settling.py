@@ -109,9 +109,10 @@ class Settler:
         for pack in packs_of(numbers):
             directory = self._store.directory(pack)
             rows = live_rows(numbers, pack, len(directory))
-            for position in np.flatnonzero(rows).tolist():
-                number = number_of(pack, position)
-                copies = self._store.copies(directory.id_at(position))
+            positions = np.flatnonzero(rows).tolist()
+            for item in self._store.copied([directory.id_at(position) for position in positions]):
+                number = number_of(pack, positions[item])
+                copies = self._store.copies(directory.id_at(positions[item]))
                 if len(copies) > 1 and any(copy.number < number and stays(copy.number) for copy in copies):
                     found.add(number)
         if found:

@@ -9,7 +9,8 @@ are divided), and an unchanged directory is never written at all.
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
+from operator import attrgetter
 from typing import Final, NamedTuple, Protocol
 
 from repository.create.events import (
@@ -240,7 +241,7 @@ class Builder:
                 self._change(event.frame, event.name, None)
             return
         base = event.base
-        if base is not None and not event.linked and inode == _with_identity(base, inode):
+        if base is not None and not event.linked and _is_unchanged(base, inode, inode.directory, inode.totals):
             self._scanner.counts.unchanged_files += 1
             self._told_files += 1
             return
@@ -274,9 +275,10 @@ class Builder:
         """The directory is complete: write it, and tell its parent if that made a difference."""
         self._write(frame)
         base = frame.base
-        inode = replace(frame.inode, directory=frame.ref, totals=frame.totals)
-        if base is not None and inode == _with_identity(base, inode):
+        if base is not None and _is_unchanged(base, frame.inode, frame.ref, frame.totals):
             inode = base
+        else:
+            inode = replace(frame.inode, directory=frame.ref, totals=frame.totals)
         if frame.parent is None:
             self._root = inode
         elif inode is not base:
@@ -292,6 +294,13 @@ class Builder:
         self._progress.advance(nbytes, files)
 
 
-def _with_identity(base: Inode, inode: Inode) -> Inode:
-    """`base` with what may differ without being a change: identity, and the time of the last reading."""
-    return replace(base, file_id=inode.file_id, version=inode.version, atime_ns=inode.atime_ns)
+_IDENTITY: Final = frozenset({"file_id", "version", "atime_ns"})
+"""What may differ without being a change: identity, and the time of the last reading."""
+_LISTING: Final = frozenset({"directory", "totals"})
+_attributes: Final = attrgetter(*[field.name for field in fields(Inode) if field.name not in _IDENTITY | _LISTING])
+
+
+def _is_unchanged(base: Inode, inode: Inode, listing: DirRef, totals: Totals) -> bool:
+    """Whether `inode`, with that listing and those totals, is what `base` is."""
+    same: bool = _attributes(base) == _attributes(inode)
+    return same and base.directory == listing and base.totals == totals

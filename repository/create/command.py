@@ -10,7 +10,7 @@ from typing import Final
 
 from repository.chunker import Chunker
 from repository.create.builder import Builder, Built
-from repository.create.estimate import gave_up, require_room
+from repository.create.estimate import Planned, gave_up, require_room
 from repository.create.exclude import Excludes
 from repository.create.ingest import Ingest
 from repository.create.scan import Base, FileIds, ScanCounts, Scanner, ScanOptions, wanted_tree
@@ -86,53 +86,96 @@ def create_snapshot(repo: Repository, request: CreateRequest, notices: Notices, 
         repo.snapshots.require_name(request.name)
     paths = _named(repo, request, notices)
     source = source_of(paths)
-    parent = _parent(repo, source)
-    estimate = _estimate(repo, request, paths, parent, progress) if request.estimate else None
+    scan, estimate = _begin(repo, request, paths, _parent(repo, source), notices, progress)
     growth = _Growth()
     try:
         with repo.store.lease() as lease:
             while True:
-                run = _Run(repo, request, lease, growth, notices, progress)
+                run = _Run(repo, lease, growth, notices, progress)
                 try:
-                    return run.create(paths, source, parent)
-                except _ParentDamagedError as error:
-                    notices.note(
-                        f"The snapshot before this one ('{error.parent.name}') cannot be read ({error.cause}): "
-                        "every file is read again."
-                    )
-                    parent = None
+                    built, changed_files = run.build(scan.scanner)
+                    break
+                except DamagedError as error:
+                    if scan.parent is None:
+                        raise
+                    notices.note(_unreadable(scan.parent, error))
+                    scan = _scan(repo, request, paths, None, notices)
+            slot = run.publish(scan, built, source, request.name)
     except NoSpaceError as error:
         repo.recovery.give_up(0 if estimate is None else estimate.upper_bytes)
         raise NoSpaceError(gave_up(repo, growth.nbytes), error.needed_bytes) from error
+    parent = None if scan.parent is None else scan.parent.name
+    return Created(slot, scan.scanner.counts, changed_files, growth.nbytes, parent)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    """A scan that has begun, at `time_ns`; the ids that it gives, and the snapshot that it compares with."""
+
+    scanner: Scanner
+    ids: FileIds
+    parent: Slot | None
+    time_ns: int
+
+
+def _scan(repo: Repository, request: CreateRequest, paths: list[bytes], parent: Slot | None, notices: Notices) -> _Scan:
+    """Begin to scan. Raises DamagedError where `parent` cannot be read."""
+    time_ns = repo.clock.now_ns()
+    ids = FileIds(repo.catalog.next_file_id())
+    scanner = Scanner(_options(repo, request), _base(repo, parent), repo.reader, ids, notices)
+    try:
+        scanner.begin(wanted_tree(paths))
+    except BaseException as error:
+        scanner.close()
+        if isinstance(error, SourceError):
+            raise BallastError(f"'/' cannot be read: {error}.") from error
+        raise
+    return _Scan(scanner, ids, parent, time_ns)
+
+
+def _begin(
+    repo: Repository,
+    request: CreateRequest,
+    paths: list[bytes],
+    parent: Slot | None,
+    notices: Notices,
+    progress: Progress,
+) -> tuple[_Scan, Estimate | None]:
+    """Begin to scan; and where that was asked for, find out first whether it can fit."""
+    try:
+        scan = _scan(repo, request, paths, parent, notices)
+        return scan, _estimate(repo, request, paths, scan, progress) if request.estimate else None
+    except DamagedError as error:
+        if parent is None:
+            raise
+        notices.note(_unreadable(parent, error))
+        return _begin(repo, request, paths, None, notices, progress)
 
 
 def _estimate(
-    repo: Repository, request: CreateRequest, paths: list[bytes], parent: Slot | None, progress: Progress
+    repo: Repository, request: CreateRequest, paths: list[bytes], scan: _Scan, progress: Progress
 ) -> Estimate | None:
-    """See `estimate.require_room`. A parent that cannot be read is no parent."""
+    """See `estimate.require_room`."""
 
-    def scanner() -> Scanner:
-        found = Scanner(_options(repo, request), base, repo.reader, FileIds(FileId(1)), _Silence())
-        try:
-            found.begin(wanted_tree(paths))
-        except SourceError as error:
-            raise BallastError(f"'/' cannot be read: {error}.") from error
-        return found
+    def again() -> Scanner:
+        return _scan(repo, request, paths, scan.parent, _Silence()).scanner
 
+    left_out = request.mounts | {os.fsencode(repo.volume.root)}
     progress.start("Estimating", None)
     try:
-        for one in dict.fromkeys((parent, None)):
-            try:
-                base = _base(repo, one)
-                return require_room(repo, paths, scanner, progress, parent=one, one_file_system=request.one_file_system)
-            except DamagedError:
-                continue
-            except NoSpaceError as error:
-                repo.events.add(GAVE_UP_EVENT, {"freed_bytes": 0, "needed_bytes": error.needed_bytes})
-                raise
+        planned = Planned(paths, request.one_file_system, left_out, scan.parent)
+        return require_room(repo, planned, scan.scanner, again, progress)
+    except BaseException as error:
+        scan.scanner.close()
+        if isinstance(error, NoSpaceError):
+            repo.events.add(GAVE_UP_EVENT, {"freed_bytes": 0, "needed_bytes": error.needed_bytes})
+        raise
     finally:
         progress.finish()
-    return None
+
+
+def _unreadable(parent: Slot, error: DamagedError) -> str:
+    return f"The snapshot before this one ('{parent.name}') cannot be read ({error}): every file is read again."
 
 
 class _Silence:
@@ -143,13 +186,6 @@ class _Silence:
 
     def note(self, sentence: str) -> None:
         pass
-
-
-class _ParentDamagedError(Exception):
-    def __init__(self, parent: Slot, cause: DamagedError) -> None:
-        super().__init__(str(cause))
-        self.parent = parent
-        self.cause = cause
 
 
 def _named(repo: Repository, request: CreateRequest, notices: Notices) -> list[bytes]:
@@ -280,46 +316,29 @@ class _Run:
     def __init__(
         self,
         repo: Repository,
-        request: CreateRequest,
         lease: Lease,
         growth: _Growth,
         notices: Notices,
         progress: Progress,
     ) -> None:
         self._repo = repo
-        self._request = request
         self._lease = lease
-        self._growth = growth
         self._notices = notices
         self._progress = progress
         self._store = _CountingStore(repo, growth)
-        self._ids = FileIds(repo.catalog.next_file_id())
 
-    def create(self, paths: list[bytes], source: str, parent: Slot | None) -> Created:
-        repo, request = self._repo, self._request
-        time_ns = repo.clock.now_ns()
-        self._progress.start("Storing", None)
-        try:
-            scanner = Scanner(_options(repo, request), _base(repo, parent), repo.reader, self._ids, self._notices)
-            built, changed_files = self._build(scanner, paths)
-        except DamagedError as error:
-            if parent is None:
-                raise
-            raise _ParentDamagedError(parent, error) from error
-        finally:
-            self._progress.finish()
-        tree = Tree(built.root, built.links, FileId(self._ids.next), time_ns, source, self._totals(built))
-        slot = repo.publish(tree, self._lease, name=request.name, parent=parent)
-        return Created(
-            slot, scanner.counts, changed_files, self._growth.nbytes, None if parent is None else parent.name
-        )
+    def publish(self, scan: _Scan, built: Built, source: str, name: str | None) -> Slot:
+        """List what was built as a snapshot."""
+        tree = Tree(built.root, built.links, FileId(scan.ids.next), scan.time_ns, source, self._totals(built))
+        return self._repo.publish(tree, self._lease, name=name, parent=scan.parent)
 
     def _totals(self, built: Built) -> Totals:
         """Of the whole snapshot: names that are not directories, and every hard-linked inode's bytes once."""
         linked = self._repo.reader.link_totals(built.links)
         return Totals(built.root.totals.files, built.root.totals.content_bytes + linked.content_bytes)
 
-    def _build(self, scanner: Scanner, paths: list[bytes]) -> tuple[Built, int]:
+    def build(self, scanner: Scanner) -> tuple[Built, int]:
+        """Go on with a scan to its end; the tree, and how many files were new or changed."""
         reader = self._repo.reader
         extents = _SharedWriter(TreeWriter(self._store, reader, self._lease))
         trees = TreeWriter(self._store, reader, self._lease)
@@ -327,12 +346,12 @@ class _Run:
             chunker = Chunker(self._repo.config.chunker)
             ingest = Ingest(self._store, extents, chunker, lease=self._lease, storing=storers)
             builder = Builder(scanner, ingest, trees, readers, notices=self._notices, progress=self._progress)
+            self._progress.start("Storing", None)
             try:
-                scanner.begin(wanted_tree(paths))
                 return builder.run(), builder.changed_files
-            except SourceError as error:
-                raise BallastError(f"'/' cannot be read: {error}.") from error
             except BaseException:
                 ingest.stop()
                 builder.abandon()
                 raise
+            finally:
+                self._progress.finish()

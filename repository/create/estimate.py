@@ -1,16 +1,19 @@
 """Before `snapshot create` stores anything: whether it can fit. What `policy.preflight` decides on is gathered here.
 
-In three steps, each only where the one before leaves a doubt: what the source's file systems hold at all; what of it is
-new since the parent snapshot (the scan that follows, without reading a file); and a sample of that, read and cut into
-chunks, which are looked up in the index.
+In steps, each only where the one before leaves a doubt: what the source's file systems hold at all; what is new since
+the parent snapshot, if the scan comes to its end before it has found more than can be kept (it is the scan that storing
+goes on with, so this costs nothing); the sizes below the named paths, summed up; what is new, by a scan of its own; and
+a sample of that, read and cut into chunks, which are looked up in the index.
 """
 
 import logging
 import os
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from blake3 import blake3
@@ -18,10 +21,11 @@ from pyroaring import BitMap
 
 from repository.chunker import Chunker, is_zero
 from repository.codec import Codec
-from repository.create.events import FileFound
+from repository.create.events import Event, FileFound
 from repository.create.mounts import held_bytes, mountpoint_of
+from repository.create.rough import sizes_fit
 from repository.create.scan import Scanner
-from repository.create.source import SourceError, SourceFile, open_ancestor
+from repository.create.source import Directory, SourceError, SourceFile, open_ancestor
 from repository.errors import DamagedError, NoSpaceError
 from repository.format.catalog import Slot, SnapshotKind
 from repository.format.record import HEADER_BYTES, RecordKind
@@ -59,6 +63,10 @@ LOOK_CLOSER_S: Final = 5.0
 """How long a refused user waits for exact figures of what would help."""
 PULSE_STEPS: Final = 256
 """Names between two looks at whether the user gave up."""
+AHEAD_EVENTS: Final = 16_384
+"""What a scan tells before it is asked for the rest, at most: about 10 MB."""
+AHEAD_DIRECTORIES: Final = 256
+"""Directories kept open for that: a quarter of the usual 1,024 descriptors, given back before readers take theirs."""
 
 
 class Counter:
@@ -127,27 +135,37 @@ def _opened(path: bytes) -> Iterator[SourceFile]:
         directory.release()
 
 
-def require_room(
-    repo: Repository,
-    paths: Sequence[bytes],
-    scanner: Callable[[], Scanner],
-    progress: Progress,
-    *,
-    parent: Slot | None,
-    one_file_system: bool,
-) -> Estimate | None:
-    """Raises NoSpaceError where storing `paths` cannot fit, whatever recovery may free. `scanner` has begun already.
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What is to be stored: absolute `paths`, without the file systems mounted below them if `one_file_system`, and
+    without the directories in `left_out`; and the snapshot that it is compared with."""
 
-    Returns the estimates, where it took some. What `parent` has is expected to be there still: who keeps most of a
-    file system here need not wait for a second scan of it each time.
+    paths: Sequence[bytes]
+    one_file_system: bool
+    left_out: frozenset[bytes]
+    parent: Slot | None
+
+
+def require_room(
+    repo: Repository, planned: Planned, scanner: Scanner, again: Callable[[], Scanner], progress: Progress
+) -> Estimate | None:
+    """Raises NoSpaceError where storing cannot fit, whatever recovery may free.
+
+    `scanner`, which has begun, is the one that storing goes on with: it may have run ahead. `again` begins another that
+    finds the same. Returns the estimates, where it took some. What the parent has is expected to be there still: who
+    keeps most of a file system here need not wait for a second scan of it each time.
     """
     usable = usable_now_bytes(repo)
-    held = held_bytes(paths, below=not one_file_system)
+    held = held_bytes(planned.paths, below=not planned.one_file_system)
     if held is not None:
-        known = 0 if parent is None else parent.totals.content_bytes
+        known = 0 if planned.parent is None else planned.parent.totals.content_bytes
         if not refuses(max(0, held - known), usable):
             return None
-    counter = _count(scanner(), progress)
+    counter = Counter()
+    if not _count_ahead(scanner, counter, progress):
+        if _holds_little(planned, usable, progress):
+            return None
+        counter = _count(again(), progress)
     if not refuses(counter.upper_bytes, usable):
         return Estimate(0, counter.upper_bytes)
     shares = Sampler(repo).shares(counter.strider.places(), progress)
@@ -167,21 +185,55 @@ def usable_now_bytes(repo: Repository) -> int:
     return usable_bytes(room.available_bytes - repo.space.reserve().missing_bytes, room.capacity_bytes)
 
 
+def _holds_little(planned: Planned, usable: int, progress: Progress) -> bool:
+    """Whether everything would fit as it is, by its sizes alone."""
+    return sizes_fit(
+        planned.paths,
+        lambda nbytes: not refuses(nbytes, usable),
+        left_out=planned.left_out,
+        one_file_system=planned.one_file_system,
+        pulse=lambda: progress.advance(0, 0),
+    )
+
+
+def _count_ahead(scanner: Scanner, counter: Counter, progress: Progress) -> bool:
+    """Count what `scanner` finds while all of it can be kept; whether that was everything. It tells it again then."""
+    told: deque[Event] = deque()
+    held: list[Directory] = []
+    try:
+        for event in _events(scanner, progress):
+            told.append(event)
+            if isinstance(event, FileFound):
+                directory = event.task.directory
+                if not held or held[-1] is not directory:
+                    held.append(directory.hold())
+                counter.add(directory.path_of(event.name), event.task.size_bytes)
+            if len(told) >= AHEAD_EVENTS or len(held) >= AHEAD_DIRECTORIES:
+                return False
+        return True
+    finally:
+        scanner.put_back(told, held)
+
+
 def _count(scanner: Scanner, progress: Progress) -> Counter:
     counter = Counter()
-    steps = 0
     try:
-        while scanner.step():
-            while scanner.events:
-                event = scanner.events.popleft()
-                if isinstance(event, FileFound):
-                    counter.add(event.task.directory.path_of(event.name), event.task.size_bytes)
-            steps += 1
-            if steps % PULSE_STEPS == 0:
-                progress.advance(0, 0)
+        for event in _events(scanner, progress):
+            if isinstance(event, FileFound):
+                counter.add(event.task.directory.path_of(event.name), event.task.size_bytes)
     finally:
         scanner.close()
     return counter
+
+
+def _events(scanner: Scanner, progress: Progress) -> Iterator[Event]:
+    steps = 0
+    while scanner.step():
+        while scanner.events:
+            yield scanner.events.popleft()
+        steps += 1
+        if steps % PULSE_STEPS == 0:
+            progress.advance(0, 0)
 
 
 class Sampler:

@@ -145,6 +145,8 @@ class _Level:
     cursor: BaseCursor | None
     wanted: Wanted | None
     device: int
+    has_mounts: bool
+    """Whether a Ballast mount lies right in it."""
 
 
 @dataclass(slots=True)
@@ -177,6 +179,8 @@ class Scanner:
         self._stack: list[_Level] = []
         self._links: dict[tuple[int, int], tuple[FileId, int]] = {}
         self._links_taken = BitMap64()
+        self._mount_parents = frozenset(os.path.dirname(mount) for mount in options.mounts)
+        self._held: list[Directory] = []
         self.events: deque[Event] = deque()
         self.counts = ScanCounts()
 
@@ -188,12 +192,15 @@ class Scanner:
 
     def step(self) -> bool:
         """Look at names until there is something to tell. False when everything has been told."""
+        if self.events:
+            return True
+        self._let_go()
         if not self._stack:
             return False
         level = self._stack[-1]
         depth = len(self._stack)
         gone: list[bytes] = []
-        plain = level.wanted is None and not self._options.mounts and not self._options.excludes
+        plain = level.wanted is None and not level.has_mounts and not self._options.excludes
         for name in level.names:
             base = None if level.cursor is None else level.cursor.take(name, gone)
             if gone:
@@ -229,10 +236,21 @@ class Scanner:
         counts.unchanged_bytes += base.size
         return True
 
+    def put_back(self, events: deque[Event], held: list[Directory]) -> None:
+        """Tell `events`, which were taken out, once more. `held`, the directories of their files, are let go of at the
+        first step after that."""
+        self.events.extendleft(reversed(events))
+        self._held += held
+
     def close(self) -> None:
         """Let go of every directory (after an error)."""
+        self._let_go()
         while self._stack:
             self._stack.pop().directory.release()
+
+    def _let_go(self) -> None:
+        while self._held:
+            self._held.pop().release()
 
     def _gone(self, frame: Frame, names: list[bytes]) -> None:
         self.events.extend(NodeFound(frame, name, None) for name in names)
@@ -242,7 +260,7 @@ class Scanner:
         directory = level.directory
         wanted = level.wanted.children.get(name) if level.wanted is not None else None
         options = self._options
-        if options.mounts and directory.path_of(name) in options.mounts:
+        if level.has_mounts and directory.path_of(name) in options.mounts:
             self._notices.note(f"'{os.fsdecode(directory.path_of(name))}' is a Ballast mount and is left out.")
             return False
         try:
@@ -389,9 +407,14 @@ class Scanner:
         cursor = None
         if known is not None:
             frame.ref, frame.totals = known.directory, known.totals
-            self._reader.load_below(known.directory)
-            cursor = BaseCursor(self._reader.scan_rows(known.directory))
-        self._stack.append(_Level(frame, directory, iter(names), cursor, wanted, found.st_dev))
+            try:
+                self._reader.load_below(known.directory)
+                cursor = BaseCursor(self._reader.scan_rows(known.directory))
+            except BaseException:
+                directory.release()
+                raise
+        has_mounts = directory.path in self._mount_parents
+        self._stack.append(_Level(frame, directory, iter(names), cursor, wanted, found.st_dev, has_mounts))
 
     def _directory_xattrs(self, directory: Directory, *, whole: bool) -> Xattrs:
         """Those of a directory; one that has too many is told about, and its content stored all the same."""

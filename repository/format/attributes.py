@@ -26,6 +26,8 @@ _ATTR_DTYPE: Final = np.dtype(
     [("file_id", "<u8"), ("atime_s", "<u8"), ("mtime_s", "<u8"), ("ctime_s", "<u8"), ("rest", "V30")]
 )
 _DELTA_COLUMNS: Final = ("file_id", "atime_s", "mtime_s", "ctime_s")
+_DELTA_BYTES: Final = 8 * len(_DELTA_COLUMNS)
+"""They come first in a row."""
 
 
 class AttrColumns:
@@ -108,9 +110,8 @@ def _undo_deltas(planes: bytes, count: int) -> bytes:
     if count < 2:
         return planes
     rows = np.frombuffer(planes, np.uint8).reshape(_ATTR_ROW.size, count).T.copy()
-    table = rows.view(_ATTR_DTYPE).reshape(count)
-    for column in _DELTA_COLUMNS:
-        table[column] = np.cumsum(table[column], dtype=np.uint64)
+    columns = rows[:, :_DELTA_BYTES].view("<u8")
+    np.add.accumulate(columns, axis=0, out=columns)
     return rows.tobytes()
 
 

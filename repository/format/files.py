@@ -172,6 +172,11 @@ class FileColumns:
                     references += 1
                     if allocated > SIZE_MAX_BYTES:
                         refuse(self.origin, "an extent list is impossibly long")
+                elif form == 1:
+                    gap, allocated, _ = next(extents)
+                    size = (gap + allocated + rest) & _U64
+                    if gap > SIZE_MAX_BYTES - allocated:
+                        refuse(self.origin, "an extent reaches behind the largest offset")
                 elif form:
                     end = 0
                     for gap, length, _ in islice(extents, form):

@@ -126,6 +126,21 @@ class Index:
         places = self._candidates(record_id)
         return self._candidates(record_id) if not places and self._drop_rotten() else places
 
+    def copied(self, ids: Sequence[RecordId]) -> list[int]:
+        """The positions of those of `ids` that may have several `candidates`: all others have one. In one look-up."""
+        first: list[RecordNumber | None] = [self._memory.get(record_id) for record_id in ids]
+        several: set[int] = set()
+        if ids and self.segments:
+            batch, everywhere = IdBatch(ids), np.arange(len(ids))
+            for segment in self.segments:
+                for item, places in segment.find_many(batch, everywhere):
+                    for place in places:
+                        if first[item] is None:
+                            first[item] = place.number
+                        elif first[item] != place.number:
+                            several.add(item)
+        return sorted(several.union(item for item, number in enumerate(first) if number is None))
+
     def _candidates(self, record_id: RecordId) -> list[Place]:
         number = self._memory.get(record_id)
         known = None if number is None else self._table.place(number)

@@ -10,17 +10,22 @@ from pathlib import Path
 import pytest
 
 from repository.codec import Codec
+from repository.create import estimate
 from repository.create.command import CreateRequest, create_snapshot
 from repository.create.exclude import Excludes
+from repository.create.source import Directory
 from repository.format.record import Buffer
 from repository.index.index import Index
+from repository.ledger import Ledger
 from repository.locate import locate
+from repository.packs.openpack import OpenPack
+from repository.policy.collect import Safety
 from repository.repo import Repository
 from repository.restore.command import restore
 from repository.storage.calls import Calls
 from repository.units import MIB, NS_PER_S
 from tests.support.repositories import SetClock, make
-from tests.support.sources import Told, age, store
+from tests.support.sources import Told, age, names_in, store
 
 DIRECTORIES = 40
 FILES = 15
@@ -128,6 +133,64 @@ def test_an_unchanged_tree_costs_one_look_at_each_file(
     assert counts["open"] <= DIRECTORIES + 60, "directories and the repository's own, no file"
     assert counts["listxattr"] <= DIRECTORIES + 30
     assert calls.counts["pread"] <= 40, "the parent's listings come in together, not one by one"
+
+
+def test_doubting_the_room_costs_an_unchanged_tree_no_second_look(
+    repo: Repository, tree: Path, counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scan that storing goes on with tells what is new. A mount elsewhere costs no look at each path either."""
+    store(repo, tree)
+    monkeypatch.setattr(estimate, "held_bytes", lambda paths, below: 1 << 60)
+    counts = counted(os, "stat")
+    counted(os, "listdir")
+    counted(os, "scandir")
+    counted(Directory, "path_of")
+    counted(estimate, "_count_ahead")
+    again, _ = store(repo, tree, mounts=frozenset([b"/elsewhere/mnt"]))
+    assert again.changed_files == 0 and again.counts.unchanged_files == DIRECTORIES * FILES
+    assert counts["_count_ahead"] == 1 and counts["scandir"] == 0
+    assert counts["stat"] <= 1.2 * ENTRIES + 60
+    assert counts["listdir"] <= DIRECTORIES + 30
+    assert counts["path_of"] <= DIRECTORIES + 30
+
+
+def test_doubting_the_room_costs_a_new_tree_no_second_scan(
+    repo: Repository, tree: Path, counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the sizes alone say that all of it fits."""
+    monkeypatch.setattr(estimate, "held_bytes", lambda paths, below: 1 << 60)
+    monkeypatch.setattr(estimate, "AHEAD_DIRECTORIES", 4)
+    counts = counted(os, "stat")
+    counted(os, "listdir")
+    counted(os, "scandir")
+    created, _ = store(repo, tree)
+    assert created.changed_files == DIRECTORIES * FILES
+    assert counts["stat"] <= 1.2 * ENTRIES + 60
+    assert counts["listdir"] <= DIRECTORIES + 30
+    assert counts["scandir"] <= DIRECTORIES + 30
+
+
+def test_places_are_given_without_asking_the_pack_each_time(repo: Repository, tree: Path, counted: Counted) -> None:
+    counts = counted(OpenPack, "room")
+    counted(Ledger, "spend")
+    store(repo, tree)
+    assert counts["room"] <= 8 * (DIRECTORIES + 40), "a few times a put, whatever it holds"
+    assert counts["spend"] <= 3 * (DIRECTORIES + 40)
+
+
+def test_collecting_asks_for_copies_of_many_records_at_once(repo: Repository, tree: Path, counted: Counted) -> None:
+    first, _ = store(repo, tree / "d0")
+    second, _ = store(repo, tree / "d1")
+    repo.store.seal_open()
+    repo.store.tend()
+    repo.delete(second.slot)
+    counts = counted(Index, "copied")
+    counted(Index, "candidates")
+    report = repo.gc(safety=Safety.NONE)
+    assert report.plan.condemned or report.freed_bytes
+    assert 0 < counts["copied"] <= 8, "once a pack"
+    assert counts["candidates"] == 0, "no record lies in two places"
+    assert names_in(repo, first.slot, tree) == ["d0"]
 
 
 def test_restoring_reads_neighbours_in_one_call(

@@ -12,14 +12,23 @@ from repository.create.command import CreateRequest, create_snapshot
 from repository.create.estimate import Counter, Sampler
 from repository.create.exclude import Excludes
 from repository.create.mounts import held_bytes, mountpoint_of
-from repository.errors import InterruptedByUserError, NoSpaceError
+from repository.create.rough import sizes_fit
+from repository.errors import DamagedError, InterruptedByUserError, NoSpaceError
+from repository.format.inode import DirRef
 from repository.policy.levels import Room
 from repository.policy.preflight import Estimate, Place
 from repository.repo import Repository
+from repository.trees.reader import Row
 from repository.units import GB, GIB, KIB, MIB
 from tests.support.repositories import SetClock
-from tests.support.sources import Told, age, opened_files, store
+from tests.support.sources import Told, age, listing_of, names_in, opened_files, store
 from tests.support.stores import noise
+
+
+def open_below(files: Path) -> list[str]:
+    """What this process has open there."""
+    opened = [os.readlink(link.path) for link in os.scandir("/proc/self/fd") if os.path.lexists(link.path)]
+    return [path for path in opened if path.startswith(str(files))]
 
 
 @contextmanager
@@ -162,6 +171,104 @@ def test_what_recovery_can_free_counts_as_room(
     assert created.slot.totals.content_bytes == 15 * MIB
 
 
+def little_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scan that runs ahead comes soon to what it may keep."""
+    monkeypatch.setattr(estimate, "AHEAD_DIRECTORIES", 2)
+
+
+def many_directories(files: Path) -> None:
+    for number in range(6):
+        (files / f"d{number}").mkdir()
+        (files / f"d{number}" / "file").write_bytes(os.urandom(1000 + number))
+
+
+def test_more_than_can_be_kept_is_summed_up_by_size(
+    repo: Repository, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many_directories(files)
+    little_is_kept(monkeypatch)
+    with_room(monkeypatch, repo, 6100)
+    with asked(monkeypatch) as found:
+        created, told = store(repo, files)
+    assert found == [None] and created.changed_files == 6 and told.done_files == 6
+
+
+def test_what_was_told_before_the_doubt_is_stored_once(
+    repo: Repository, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Excluded bytes make the sizes too large, so that a scan of its own counts; the first goes on where it was."""
+    many_directories(files)
+    (files / "big.tmp").write_bytes(bytes(100_000))
+    little_is_kept(monkeypatch)
+    with_room(monkeypatch, repo, 6100)
+    with asked(monkeypatch) as found:
+        created, told = store(repo, files, excludes=(b"*.tmp",))
+    assert found == [Estimate(0, 6015)]
+    assert created.changed_files == 6 and created.counts.files == 6 and told.done_files == 6
+    assert names_in(repo, created.slot, files) == [f"d{number}" for number in range(6)]
+    assert open_below(files) == []
+
+
+def test_a_refusal_closes_what_ran_ahead(repo: Repository, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many_directories(files)
+    (files / "noise").write_bytes(os.urandom(4 * MIB))
+    little_is_kept(monkeypatch)
+    with_room(monkeypatch, repo, 1 * MIB)
+    with pytest.raises(NoSpaceError):
+        store(repo, files)
+    assert open_below(files) == []
+
+
+def test_a_parent_that_is_damaged_further_down_is_done_without(
+    repo: Repository, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many_directories(files)
+    first, _ = store(repo, files)
+    rows = repo.reader.scan_rows
+    deep = listing_of(repo, first.slot, files / "d3")
+
+    def damaged(ref: DirRef) -> Iterator[Row]:
+        if ref == deep:
+            raise DamagedError("record 17 is damaged")
+        return rows(ref)
+
+    monkeypatch.setattr(repo.reader, "scan_rows", damaged)
+    with_room(monkeypatch, repo, 7000)
+    with asked(monkeypatch) as found:
+        created, told = store(repo, files)
+    assert found == [Estimate(0, 6015)], "of everything: nothing counts as known"
+    assert created.parent is None and created.changed_files == 6
+    assert len(told.notes) == 1 and "every file is read again" in told.notes[0]
+    assert open_below(files) == []
+
+
+def test_sizes_are_summed_up_until_there_is_too_much(tmp_path: Path) -> None:
+    (tmp_path / "a" / "deep").mkdir(parents=True)
+    (tmp_path / "a" / "deep" / "file").write_bytes(bytes(100))
+    (tmp_path / "mnt").mkdir()
+    (tmp_path / "mnt" / "file").write_bytes(bytes(1000))
+    (tmp_path / "single").write_bytes(bytes(10))
+    (tmp_path / "a" / "link").symlink_to(tmp_path / "mnt")
+    link = len(os.readlink(tmp_path / "a" / "link"))
+    asked_of: list[int] = []
+
+    def fits(limit: int, *paths: Path, left_out: frozenset[bytes] = frozenset(), alone: bool = True) -> bool:
+        def ask(nbytes: int) -> bool:
+            asked_of.append(nbytes)
+            return nbytes <= limit
+
+        named = [os.fsencode(path) for path in paths]
+        return sizes_fit(named, ask, left_out=left_out, one_file_system=alone, pulse=lambda: None)
+
+    total = 1110 + link
+    assert fits(total, tmp_path) and not fits(total - 1, tmp_path), "symlinks are what they are"
+    assert fits(total - 1000, tmp_path, left_out=frozenset([os.fsencode(tmp_path / "mnt")]))
+    assert fits(110, tmp_path / "a" / "deep", tmp_path / "single", tmp_path / "missing", alone=False)
+    asked_of.clear()
+    assert not fits(5, tmp_path / "single", tmp_path / "mnt")
+    assert asked_of == [10, 10], "nothing is walked once there is too much"
+
+
 def test_an_interrupt_ends_the_estimating(repo: Repository, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (files / "noise").write_bytes(os.urandom(20 * MIB))
     with_room(monkeypatch, repo, 1 * MIB)
@@ -172,8 +279,7 @@ def test_an_interrupt_ends_the_estimating(repo: Repository, files: Path, monkeyp
     monkeypatch.setattr(Told, "advance", advance)
     with pytest.raises(InterruptedByUserError):
         store(repo, files)
-    opened = [os.readlink(link.path) for link in os.scandir("/proc/self/fd") if os.path.lexists(link.path)]
-    assert not [path for path in opened if path.startswith(str(files))]
+    assert open_below(files) == []
 
 
 def test_a_sample_in_the_middle_of_a_file_finds_what_is_known(repo: Repository, files: Path) -> None:
