@@ -40,10 +40,13 @@ def attributes(inode: View | Stat, number: InodeNumber, timeout_s: float) -> pyf
     entry.st_nlink = inode.nlink
     entry.st_uid = inode.uid
     entry.st_gid = inode.gid
-    entry.st_rdev = inode.rdev
+    if inode.rdev:
+        entry.st_rdev = inode.rdev
     entry.st_size = inode.size
     entry.st_blksize = IO_BYTES
-    entry.st_blocks = -(-inode.allocated_bytes // BLOCK_BYTES) * (BLOCK_BYTES // SECTOR_BYTES)
+    allocated_bytes = inode.allocated_bytes
+    if allocated_bytes:
+        entry.st_blocks = -(-allocated_bytes // BLOCK_BYTES) * (BLOCK_BYTES // SECTOR_BYTES)
     entry.st_atime_ns = inode.atime_ns
     entry.st_mtime_ns = inode.mtime_ns
     entry.st_ctime_ns = inode.ctime_ns

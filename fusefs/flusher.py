@@ -22,6 +22,7 @@ from fusefs.spaceguard import NAMES_WAIT_S, SpaceGuard
 from fusefs.workers import Workers
 from repository.errors import BallastError, NoSpaceError
 from repository.format.journal import JournalMark
+from repository.ids import FileId
 from repository.journal import JournalWriter
 from repository.leases import Lease
 from repository.ledger import Claim
@@ -78,6 +79,7 @@ class Flusher:
         self._jobs: Final = jobs
         self._failure: Final = failure
         self._room: Final = Bank(store, guard, STEP_BYTES)
+        self._taken_max_short: Final = min(JOURNAL_TAKEN_MAX, store.headroom.wanted_bytes // HEADROOM_TAKEN_PART)
         self._lease: Lease = store.lease()
         """The generation's flushes; the commit, which makes them needless, lets go of it."""
         self._pending: PendingFlush | None = None
@@ -95,15 +97,32 @@ class Flusher:
 
         Raises NoSpaceError.
         """
-        self._failure.check()
         cost = CHANGE_COST + extra_bytes
-        if not shrinks:
-            await self._guard.leave_read_only(NAMES_WAIT_S)
+        if not self._is_calm():
+            self._failure.check()
+            if not shrinks:
+                await self._guard.leave_read_only(NAMES_WAIT_S)
         while not self._room.try_take(cost):
             await self._more_for_changes(cost, shrinks=shrinks)
             self._failure.check()
-        if self._room.taken > self._taken_max() and not self._running:
+        if self._room.taken > self._taken_max_short and self._room.taken > self._taken_max() and not self._running:
             self._nursery.start_soon(self._early_round)
+
+    async def admit_again(self, file_id: FileId, extra_bytes: int = 0, *, shrinks: bool = False) -> None:
+        """`admit_change`, for a change of the inode `file_id` alone: where the next flush will tell of it anyway, what
+        that claimed is enough for all but `extra_bytes`. Raises NoSpaceError."""
+        if file_id in self._tree.journal_nodes and self._is_calm() and self._room.try_take(extra_bytes):
+            return
+        await self.admit_change(extra_bytes, shrinks=shrinks)
+
+    @property
+    def taken_bytes(self) -> int:
+        """Room in the journal that was admitted and that no round has captured yet."""
+        return self._room.taken
+
+    def _is_calm(self) -> bool:
+        """Whether everything may change, and nobody has to wait for a climb first."""
+        return self._guard.calm and not self._failure.happened
 
     async def _more_for_changes(self, cost: int, *, shrinks: bool) -> None:
         try:
@@ -116,9 +135,7 @@ class Flusher:
         self._room.add(claim)
 
     def _taken_max(self) -> int:
-        if self._guard.calm:
-            return JOURNAL_TAKEN_MAX
-        return min(JOURNAL_TAKEN_MAX, self._store.headroom.wanted_bytes // HEADROOM_TAKEN_PART)
+        return JOURNAL_TAKEN_MAX if self._guard.calm else self._taken_max_short
 
     async def _early_round(self) -> None:
         try:
@@ -134,16 +151,21 @@ class Flusher:
         `journal_bytes`: beside what describes the bytes. The answer goes to `Jobs.took_in` once the tree has the bytes.
         Raises NoSpaceError: nothing was taken then.
         """
+        wanted = self._jobs.sized(length)
+        journal_cost = wanted.records * CHUNK_CLAIM_BYTES + journal_bytes
+        if self._is_calm() and self._jobs.try_admit(wanted):
+            if self._room.try_take(journal_cost):
+                return wanted
+            self._jobs.took_in(wanted)  # somebody may have to wait after all: from the beginning, in line
         self._failure.check()
         await self._guard.leave_read_only()
-        with self._jobs.admitting(length) as admitted:
-            await self._jobs.take_room(admitted)
-            cost = admitted.records * CHUNK_CLAIM_BYTES + journal_bytes
-            if not self._room.try_take(cost):
-                await self._room.take(cost)
-            await self._jobs.wait_for_memory(admitted)
+        with self._jobs.admitting(wanted):
+            await self._jobs.take_room(wanted)
+            if not self._room.try_take(journal_cost):
+                await self._room.take(journal_cost)
+            await self._jobs.wait_for_memory(wanted)
             self._failure.check()
-        return admitted
+        return wanted
 
     # --- rounds -------------------------------------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ DISK_IS_FULL: Final = InodeNumber(8)
 
 
 _SPACES: Final = tuple(Space)
+_LIVE: Final = Space.LIVE << SPACE_SHIFT
 _FILES: Final = Space.SNAPSHOT_FILE << SPACE_SHIFT
 _DIRECTORIES: Final = Space.SNAPSHOT_DIRECTORY << SPACE_SHIFT
 
@@ -57,9 +58,14 @@ def space_of(number: int) -> Space:
     return _SPACES[number >> SPACE_SHIFT]
 
 
+def is_live(number: int) -> bool:
+    """Whether `number` is of something under `live/`."""
+    return _LIVE <= number < _DIRECTORIES
+
+
 def live_number(file_id: FileId) -> InodeNumber:
     """The number under `live/` of the file `file_id`."""
-    return InodeNumber((Space.LIVE << SPACE_SHIFT) | file_id)
+    return InodeNumber(_LIVE | file_id)
 
 
 def live_file_id(number: int) -> FileId:

@@ -75,7 +75,8 @@ class Jobs:
         self._guard: Final = guard
         self._failure: Final = failure
         self._chunker: Final = Chunker(store.config.chunker)
-        self._position_cost: Final = store.claim_cost(0, 1)
+        self._chunk_min_bytes: Final = store.config.chunker.min_bytes
+        self._record_cost: Final = HEADER_BYTES + store.claim_cost(0, 1)
         self._room: Final = Bank(store, guard, STEP_BYTES)
         self._lease: Lease = store.lease()
         self._closed: set[FileId] = set()
@@ -94,20 +95,34 @@ class Jobs:
 
     # --- admission ----------------------------------------------------------------------------------------------
 
+    def sized(self, length: int) -> Admitted:
+        """What a write of `length` bytes needs; nothing is taken yet."""
+        records = 1 + length // self._chunk_min_bytes
+        return Admitted(length, records, self._cost(length, records))
+
+    def try_admit(self, wanted: Admitted) -> bool:
+        """Takes room for a write where nobody has to wait for it, on disk and in memory; until `took_in`."""
+        held = self._tree.run_bytes + self._admitted_bytes
+        if (held and held + wanted.length > MEMORY_BYTES_MAX) or self._guard.queueing:
+            return False
+        if not self._room.try_take(wanted.cost):
+            return False
+        self._admitted_cost += wanted.cost
+        self._admitted_bytes += wanted.length
+        return True
+
     @contextmanager
-    def admitting(self, length: int) -> Iterator[Admitted]:
-        """While a write of `length` bytes gets its room; the bytes count as held in memory from the end of it on, until
-        `took_in`. A write that is refused on the way gives everything back."""
-        records = 1 + length // self._chunker.parameters.min_bytes
-        admitted = Admitted(length, records, self._cost(length, records))
-        self._admitted_cost += admitted.cost
+    def admitting(self, wanted: Admitted) -> Iterator[None]:
+        """While a write gets its room and may wait for it; the bytes count as held in memory from the end of it on,
+        until `took_in`. A write that is refused on the way gives everything back."""
+        self._admitted_cost += wanted.cost
         try:
-            yield admitted
+            yield
         except BaseException:
-            self._admitted_cost -= admitted.cost
+            self._admitted_cost -= wanted.cost
             self._settle()
             raise
-        self._admitted_bytes += length
+        self._admitted_bytes += wanted.length
 
     async def take_room(self, admitted: Admitted) -> None:
         """Room on disk, in line with all others who need some. Raises NoSpaceError."""
@@ -139,11 +154,11 @@ class Jobs:
         """
         idle = self._tree.run_bytes - self._flying_bytes
         runs = sum(len(node.data.runs) for node in self._tree.with_runs.values() if node.data is not None)
-        records = runs + idle // self._chunker.parameters.min_bytes
+        records = runs + idle // self._chunk_min_bytes
         self._room.settle(self._cost(idle, records) + self._admitted_cost)
 
     def _cost(self, length: int, records: int) -> int:
-        return length + records * (HEADER_BYTES + self._position_cost)
+        return length + records * self._record_cost
 
     # --- which files wait for more bytes ------------------------------------------------------------------------
 
@@ -195,7 +210,7 @@ class Jobs:
         self._flying_bytes += job.data_bytes
         self._flying += 1
         before, self._last_landed = self._last_landed, trio.Event()
-        records = job.runs + job.data_bytes // self._chunker.parameters.min_bytes
+        records = job.runs + job.data_bytes // self._chunk_min_bytes
         claim = self._room.split(self._cost(job.data_bytes, records))
         self._nursery.start_soon(self._fly, job, claim, self._lease, before, self._last_landed)
 

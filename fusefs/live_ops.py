@@ -47,7 +47,8 @@ class LiveFile:
 
     file_id: FileId
     flags: int
-    stream: Stream = field(default_factory=Stream)
+    stream: Stream | None = None
+    """Made by the first read: most who write do not read."""
 
 
 @dataclass(slots=True)
@@ -125,7 +126,9 @@ class LiveOps:
     def _inherited_bytes(self, parent: FileId) -> int:
         """Bytes of ACLs that a new inode may inherit."""
         node = self._tree.overlay.get(parent)
-        return INHERITED_BYTES if node is None else 2 * sum(len(value) for _, value in node.xattrs)
+        if node is None:
+            return INHERITED_BYTES
+        return 2 * sum(len(value) for _, value in node.xattrs) if node.xattrs else 0
 
     async def create(
         self, parent: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
@@ -164,17 +167,14 @@ class LiveOps:
         file_id = live_file_id(number)
         found = await self._trees.ask(self._tree.resolve, file_id)
         shrinks = wanted.size is None or wanted.size <= found.size
-        await self._flusher.admit_change(_xattr_bytes(found), shrinks=shrinks)
+        await self._flusher.admit_again(file_id, _xattr_bytes(found), shrinks=shrinks)
         changed = await self._trees.ask(change.set_attributes, self._tree, file_id, wanted)
         if wanted.size is not None:
             self._guard.removed()
         return self._attributes(changed)
 
-    async def getxattr(self, number: int, name: bytes) -> bytes:
-        value = change.get((await self._trees.ask(self._tree.resolve, live_file_id(number))).xattrs, name)
-        if value is None:
-            raise RefusedError(errno.ENODATA)
-        return value
+    async def getxattr(self, number: int, name: bytes) -> bytes | None:
+        return change.get((await self._trees.ask(self._tree.resolve, live_file_id(number))).xattrs, name)
 
     async def listxattr(self, number: int) -> list[bytes]:
         return [name for name, _ in (await self._trees.ask(self._tree.resolve, live_file_id(number))).xattrs]
@@ -182,13 +182,13 @@ class LiveOps:
     async def setxattr(self, number: int, name: bytes, value: bytes) -> None:
         file_id = live_file_id(number)
         known = await self._trees.ask(self._tree.resolve, file_id)
-        await self._flusher.admit_change(len(value) + _xattr_bytes(known))
+        await self._flusher.admit_again(file_id, len(name) + len(value) + XATTR_OVERHEAD_BYTES + _xattr_bytes(known))
         await self._trees.ask(change.set_xattr, self._tree, file_id, name, value)
 
     async def removexattr(self, number: int, name: bytes) -> None:
         file_id = live_file_id(number)
         known = await self._trees.ask(self._tree.resolve, file_id)
-        await self._flusher.admit_change(_xattr_bytes(known), shrinks=True)
+        await self._flusher.admit_again(file_id, _xattr_bytes(known), shrinks=True)
         await self._trees.ask(change.remove_xattr, self._tree, file_id, name)
 
     # --- open files ---------------------------------------------------------------------------------------------
@@ -228,6 +228,8 @@ class LiveOps:
         handle = self._file(fh)
         found = await self._trees.ask(self._tree.resolve, handle.file_id)
         if isinstance(found, Inode):
+            if handle.stream is None:
+                handle.stream = Stream()
             return await self._reads.read(found, handle.stream, offset, length)
         end = min(offset + length, found.size)
         if end <= offset or found.data is None:
@@ -324,4 +326,6 @@ class LiveOps:
 
 def _xattr_bytes(view: View) -> int:
     """Journal bytes that an inode's extended attributes take: each change of it writes them all."""
+    if not view.xattrs:
+        return 0
     return sum(len(name) + len(value) + XATTR_OVERHEAD_BYTES for name, value in view.xattrs)

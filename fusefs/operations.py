@@ -13,16 +13,12 @@ import pyfuse3
 from fusefs.browse import Browse
 from fusefs.errnos import boundary
 from fusefs.handles import is_browse_handle
-from fusefs.inodes import Space, space_of
+from fusefs.inodes import is_live
 from fusefs.live_ops import LiveOps
 from repository.errors import ReadOnlyError, RefusedError
 from repository.live.attributes import Wanted
 
 StatFs = Callable[[], Awaitable[pyfuse3.StatvfsData]]
-
-
-def _is_live(number: int) -> bool:
-    return space_of(number) is Space.LIVE
 
 
 class Operations(pyfuse3.Operations):
@@ -38,9 +34,9 @@ class Operations(pyfuse3.Operations):
         self._live_ops: Final = live
         self._statfs: Final = statfs
 
-    def _live(self, *numbers: int) -> LiveOps:
-        """The live tree, for a change of entries in all of `numbers`. EROFS elsewhere."""
-        if self._live_ops is None or not all(_is_live(number) for number in numbers):
+    def _live(self, number: int) -> LiveOps:
+        """The live tree, for a change of `number` or of entries in it. EROFS elsewhere."""
+        if self._live_ops is None or not is_live(number):
             raise ReadOnlyError("this part of the mount cannot be written to", errno.EROFS)
         return self._live_ops
 
@@ -55,19 +51,19 @@ class Operations(pyfuse3.Operations):
     async def lookup(
         self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        if _is_live(parent_inode) and self._live_ops is not None:
+        if is_live(parent_inode) and self._live_ops is not None:
             return await self._live_ops.lookup(parent_inode, name)
         return await self._browse.lookup(parent_inode, name)
 
     @boundary
     async def forget(self, inode_list: Sequence[tuple[pyfuse3.InodeT, int]]) -> None:
         if self._live_ops is not None:
-            self._live_ops.known.forget([pair for pair in inode_list if _is_live(pair[0])])
-        self._browse.forget([pair for pair in inode_list if not _is_live(pair[0])])
+            self._live_ops.known.forget([pair for pair in inode_list if is_live(pair[0])])
+        self._browse.forget([pair for pair in inode_list if not is_live(pair[0])])
 
     @boundary
     async def getattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        if _is_live(inode) and self._live_ops is not None:
+        if is_live(inode) and self._live_ops is not None:
             return await self._live_ops.getattr(inode)
         return await self._browse.getattr(inode)
 
@@ -93,7 +89,7 @@ class Operations(pyfuse3.Operations):
 
     @boundary
     async def readlink(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileNameT:
-        if _is_live(inode) and self._live_ops is not None:
+        if is_live(inode) and self._live_ops is not None:
             return pyfuse3.FileNameT(await self._live_ops.readlink(inode))
         return pyfuse3.FileNameT(await self._browse.readlink(inode))
 
@@ -112,7 +108,7 @@ class Operations(pyfuse3.Operations):
     async def mkdir(
         self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, mode: pyfuse3.ModeT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        if not _is_live(parent_inode):
+        if not is_live(parent_inode):
             return await self._browse.mkdir(parent_inode, name)
         return await self._live(parent_inode).make(parent_inode, name, stat.S_IFDIR | stat.S_IMODE(mode), ctx)
 
@@ -134,9 +130,9 @@ class Operations(pyfuse3.Operations):
         new_name: pyfuse3.FileNameT,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
-        if _is_live(inode) != _is_live(new_parent_inode):
+        if is_live(inode) != is_live(new_parent_inode):
             raise RefusedError(errno.EXDEV)
-        return await self._live(inode, new_parent_inode).link(inode, new_parent_inode, new_name)
+        return await self._live(inode).link(inode, new_parent_inode, new_name)
 
     @boundary
     async def unlink(self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext) -> None:
@@ -144,7 +140,7 @@ class Operations(pyfuse3.Operations):
 
     @boundary
     async def rmdir(self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext) -> None:
-        if not _is_live(parent_inode):
+        if not is_live(parent_inode):
             await self._browse.rmdir(parent_inode, name)
         else:
             await self._live(parent_inode).rmdir(parent_inode, name)
@@ -159,25 +155,28 @@ class Operations(pyfuse3.Operations):
         flags: pyfuse3.FlagT,
         ctx: pyfuse3.RequestContext,
     ) -> None:
-        if _is_live(parent_inode_old) != _is_live(parent_inode_new):
+        if is_live(parent_inode_old) != is_live(parent_inode_new):
             raise RefusedError(errno.EXDEV)
-        if not _is_live(parent_inode_old):
+        if not is_live(parent_inode_old):
             await self._browse.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
         else:
-            live = self._live(parent_inode_old, parent_inode_new)
+            live = self._live(parent_inode_old)
             await live.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
 
     # --- extended attributes ------------------------------------------------------------------------------------
 
     @boundary
     async def getxattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
-        if _is_live(inode) and self._live_ops is not None:
-            return await self._live_ops.getxattr(inode, name)
+        if is_live(inode) and self._live_ops is not None:
+            value = await self._live_ops.getxattr(inode, name)
+            if value is None:  # the kernel asks this of every file that is written: not worth two exceptions
+                raise pyfuse3.FUSEError(errno.ENODATA)
+            return value
         return await self._browse.getxattr(inode, name)
 
     @boundary
     async def listxattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> Sequence[pyfuse3.XAttrNameT]:
-        if _is_live(inode) and self._live_ops is not None:
+        if is_live(inode) and self._live_ops is not None:
             found: Sequence[bytes] = await self._live_ops.listxattr(inode)
         else:
             found = await self._browse.listxattr(inode)
@@ -208,7 +207,7 @@ class Operations(pyfuse3.Operations):
 
     @boundary
     async def open(self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        if _is_live(inode):
+        if is_live(inode):
             return await self._live(inode).open(inode, flags)
         return await self._browse.open(inode, flags)
 
@@ -244,7 +243,7 @@ class Operations(pyfuse3.Operations):
 
     @boundary
     async def opendir(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileHandleT:
-        if _is_live(inode):
+        if is_live(inode):
             return await self._live(inode).opendir(inode)
         return await self._browse.opendir(inode)
 

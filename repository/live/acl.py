@@ -5,6 +5,7 @@ posix_acl_update_mode); acl(5).
 """
 
 import struct
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 ACCESS: Final = b"system.posix_acl_access"
@@ -18,6 +19,10 @@ OTHER: Final = 0x20
 _VERSION: Final = 2
 _HEAD: Final = struct.Struct("<I")
 _ENTRY: Final = struct.Struct("<HHI")
+ACLS_KEPT: Final = 256
+"""ACLs of which it is remembered what they grant: a tree has few different ones, and `cp -a` sets one on every file."""
+ACL_KEPT_BYTES_MAX: Final = 512
+"""Longer ones, of more than 63 lines, are looked at anew each time."""
 _MINIMAL: Final = frozenset({USER_OBJ, GROUP_OBJ, OTHER})
 
 
@@ -48,6 +53,20 @@ def decode(value: bytes) -> tuple[AclEntry, ...]:
 def encode(entries: tuple[AclEntry, ...]) -> bytes:
     """The xattr value of `entries`."""
     return _HEAD.pack(_VERSION) + b"".join(_ENTRY.pack(*entry) for entry in entries)
+
+
+def granted(value: bytes) -> tuple[int, bool] | None:
+    """The nine permission bits that the access ACL `value` grants, and whether they say as much as it does; None for an
+    ACL without entries, which takes away the one that is there. Raises ValueError as `decode`."""
+    return _granted_once(value) if len(value) <= ACL_KEPT_BYTES_MAX else _granted(value)
+
+
+def _granted(value: bytes) -> tuple[int, bool] | None:
+    entries = decode(value)
+    return (mode_of(entries, 0), is_minimal(entries)) if entries else None
+
+
+_granted_once: Final = lru_cache(ACLS_KEPT)(_granted)
 
 
 def mode_of(entries: tuple[AclEntry, ...], mode: int) -> int:

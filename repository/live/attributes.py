@@ -2,15 +2,14 @@
 
 import errno
 import stat
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from repository.errors import RefusedError
 from repository.format.inode import NodeKind
 from repository.ids import FileId
 from repository.live import acl
 from repository.live.filedata import FILE_SIZE_MAX
-from repository.live.node import Node
+from repository.live.node import Node, View
 from repository.live.tree import LiveTree
 
 CAPABILITY: Final = b"security.capability"
@@ -21,8 +20,7 @@ XATTRS_BYTES_MAX: Final = 262_144
 """All names and values of one inode: bounds a journal entry and an XATTRS record."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What a setattr asks for; None leaves a field as it is."""
 
     mode: int | None = None
@@ -109,25 +107,33 @@ def set_xattr(tree: LiveTree, file_id: FileId, name: bytes, value: bytes) -> Non
     if len(value) > XATTR_VALUE_BYTES_MAX:
         raise RefusedError(errno.E2BIG)
     found = tree.resolve(file_id)
-    if sum(len(key) + len(old) for key, old in found.xattrs) + len(name) + len(value) > XATTRS_BYTES_MAX:
+    held = sum(len(key) + len(old) for key, old in found.xattrs) if found.xattrs else 0
+    if held + len(name) + len(value) > XATTRS_BYTES_MAX:
         raise RefusedError(errno.ENOSPC)
-    mode = found.mode
-    keep = True
+    mode, keep = found.mode, True
     if name in (acl.ACCESS, acl.DEFAULT):
-        if found.kind is NodeKind.SYMLINK or (name == acl.DEFAULT and found.kind is not NodeKind.DIRECTORY):
-            raise RefusedError(errno.EOPNOTSUPP if found.kind is NodeKind.SYMLINK else errno.EACCES)
-        try:
-            entries = acl.decode(value)
-        except ValueError:
-            raise RefusedError(errno.EINVAL) from None
-        keep = bool(entries)
-        if name == acl.ACCESS and entries:
-            mode = acl.mode_of(entries, found.mode)
-            keep = not acl.is_minimal(entries)
+        mode, keep = _checked_acl(found, name, value)
     node = tree.change(file_id)
     node.mode = mode
-    node.xattrs = _with(node.xattrs, name, value if keep else None)
+    if keep or node.xattrs:
+        node.xattrs = _with(node.xattrs, name, value if keep else None)
     node.ctime_ns = tree.clock.now_ns()
+
+
+def _checked_acl(found: View, name: bytes, value: bytes) -> tuple[int, bool]:
+    """The mode that the ACL `value` gives to `found`, and whether it says more than that and is to be kept."""
+    if found.kind is NodeKind.SYMLINK:
+        raise RefusedError(errno.EOPNOTSUPP)
+    if name == acl.DEFAULT and found.kind is not NodeKind.DIRECTORY:
+        raise RefusedError(errno.EACCES)
+    try:
+        granted = acl.granted(value)
+    except ValueError:
+        raise RefusedError(errno.EINVAL) from None
+    if granted is None or name == acl.DEFAULT:
+        return found.mode, granted is not None
+    bits, is_minimal = granted
+    return (found.mode & ~0o777) | bits, not is_minimal
 
 
 def remove_xattr(tree: LiveTree, file_id: FileId, name: bytes) -> None:

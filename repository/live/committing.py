@@ -5,7 +5,7 @@ ancestors up to the root.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from repository.format.inode import EMPTY_DIR, DirRef, Extent, ExtentsRef, Inode, NodeKind, Totals
 from repository.ids import ROOT_FILE_ID, FileId, RecordId
@@ -83,7 +83,7 @@ def _directory_inode(
         listing, totals = writer.rewrite_directory(node.base, changes)
     else:
         listing, totals = _unchanged(node.base, reader)
-    return replace(node.attributes(), directory=listing, totals=totals)
+    return node.attributes(directory=listing, totals=totals)
 
 
 def _unchanged(listing: DirRef, reader: TreeReader) -> tuple[DirRef, Totals]:
@@ -91,11 +91,10 @@ def _unchanged(listing: DirRef, reader: TreeReader) -> tuple[DirRef, Totals]:
 
 
 def _file_inode(node: Node, reader: TreeReader, writer: TreeWriter) -> Inode:
-    inode = node.attributes()
     if node.data is None:
-        return inode
+        return node.attributes()
     extents, allocated = _extents(node, node.data, reader, writer)
-    return replace(inode, extents=extents, allocated_bytes=allocated)
+    return node.attributes(extents, allocated)
 
 
 def _extents(
@@ -107,7 +106,11 @@ def _extents(
         return base.extents, base.allocated_bytes
     if base is not None and isinstance(base.extents, ExtentsRef):
         return _changed_extents(base, visible, data.pieces, reader, writer)
-    extents = _listed(data.spans(0, node.size), reader)
+    if data.lower is None or not data.visible:  # new, or written anew: the pieces are all there is
+        assert not data.pending_bytes(), "bytes in memory in a frozen generation"
+        extents = _joined([extent for piece in data.pieces for extent in _extent_of(piece)])
+    else:
+        extents = _listed(data.spans(0, node.size), reader)
     return writer.write_extents(extents), sum(extent.length for extent in extents)
 
 

@@ -109,16 +109,17 @@ class Flight:
     """Bytes on their way into the store. `pieces` is None until the store has answered.
 
     A truncation that happens meanwhile lowers `limit`: what is applied to the file is clipped by it, what the journal
-    is told is not (the truncation itself follows there).
+    is told is not (the truncation itself follows there). `lengths`: of its chunks, where they are cut already.
     """
 
-    __slots__ = ("data", "end", "limit", "pieces", "start")
+    __slots__ = ("data", "end", "lengths", "limit", "pieces", "start")
 
-    def __init__(self, start: int, data: Bytes) -> None:
+    def __init__(self, start: int, data: Bytes, lengths: Sequence[int] = ()) -> None:
         self.start = start
         self.data = data
         self.end = start + len(data)
         self.limit = self.end
+        self.lengths: Final = lengths
         self.pieces: tuple[Piece, ...] | None = None
 
 
@@ -192,9 +193,9 @@ class FileData:
         self.unjournaled.append(Cut(size))
         return shrunk
 
-    def launch(self, start: int, data: Bytes) -> Flight:
-        """Notes that `data`, formerly in runs, is on its way into the store."""
-        flight = Flight(start, data)
+    def launch(self, start: int, data: Bytes, lengths: Sequence[int] = ()) -> Flight:
+        """Notes that `data`, formerly in runs, is on its way into the store; `lengths` as in `Flight`."""
+        flight = Flight(start, data, lengths)
         self.flights.append(flight)
         self.unjournaled.append(flight)
         return flight
@@ -265,8 +266,13 @@ class FileData:
         """Bytes that are not holes. Below pieces it counts as if the part that shows were evenly filled: exact for
         files that are not sparse, and for all once they are committed.
         """
-        held = self.pending_bytes() + sum(piece.end - piece.start for piece in self.pieces if piece.chunk is not None)
-        below, size = (0, 0) if self.lower is None else (_allocated(self.lower), _extent_end(self.lower))
+        held = self.pending_bytes()
+        for piece in self.pieces:
+            if piece.chunk is not None:
+                held += piece.end - piece.start
+        if self.lower is None or not self.visible:
+            return held
+        below, size = _allocated(self.lower), _extent_end(self.lower)
         if not below:
             return held
         covered = sum(max(0, min(piece.end, self.visible) - piece.start) for piece in self.pieces)
@@ -276,7 +282,12 @@ class FileData:
 
     def pending_bytes(self) -> int:
         """Bytes in memory: runs, and flights that have not landed."""
-        return sum(run.end - run.start for run in self.runs) + sum(len(flight.data) for flight in self.flights)
+        pending = 0
+        for run in self.runs:
+            pending += run.end - run.start
+        for flight in self.flights:
+            pending += len(flight.data)
+        return pending
 
     def _runs_in(self, start: int, end: int) -> Sequence[Run]:
         runs = self.runs

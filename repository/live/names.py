@@ -6,13 +6,13 @@ Owner of `nlink` and of the rule that a node without a name is an orphan.
 
 import errno
 import stat
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from repository.errors import RefusedError
 from repository.format.inode import NodeKind
 from repository.ids import FILE_ID_BITS, FileId
 from repository.live import acl
+from repository.live.attributes import get
 from repository.live.filedata import FileData
 from repository.live.node import Node, View
 from repository.live.tree import NAME_BYTES_MAX, LiveTree
@@ -32,8 +32,7 @@ def checked_name(name: bytes) -> bytes:
     return name
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(NamedTuple):
     """What a new inode is to be. `mode`: permission bits as asked for; `umask` counts where no default ACL does."""
 
     kind: NodeKind
@@ -90,9 +89,9 @@ def _inherited(directory: View, wish: Wish) -> tuple[int, int, tuple[tuple[bytes
         gid = directory.gid
         if kind is NodeKind.DIRECTORY:
             mode |= stat.S_ISGID
-    default = next((value for name, value in directory.xattrs if name == acl.DEFAULT), None)
     if kind is NodeKind.SYMLINK:
         return mode, gid, ()
+    default = get(directory.xattrs, acl.DEFAULT) if directory.xattrs else None
     if default is None:
         return mode & ~wish.umask, gid, ()
     access, mode = acl.inherit(acl.decode(default), mode)

@@ -4,7 +4,7 @@ import stat
 from dataclasses import dataclass, field
 from typing import Final
 
-from repository.format.inode import EMPTY_DIR, DirRef, Inode, NodeKind
+from repository.format.inode import EMPTY_DIR, DirRef, Extent, ExtentsRef, Inode, NodeKind, Totals
 from repository.ids import FileId
 from repository.live.filedata import FileData
 
@@ -17,6 +17,7 @@ TYPE_BITS: Final = {
     NodeKind.CHARACTER: stat.S_IFCHR,
     NodeKind.BLOCK: stat.S_IFBLK,
 }
+NO_TOTALS: Final = Totals(0, 0)
 KIND_OF_TYPE: Final = {bits: kind for kind, bits in TYPE_BITS.items()}
 
 
@@ -59,8 +60,14 @@ class Node:
         """Bytes that the file occupies, before deduplication: what is in memory, in pieces and below them."""
         return 0 if self.data is None else self.data.allocated_bytes()
 
-    def attributes(self) -> Inode:
-        """What the tree and the journal store of this node, without data and listing."""
+    def attributes(
+        self,
+        extents: tuple[Extent, ...] | ExtentsRef = (),
+        allocated_bytes: int = 0,
+        directory: DirRef = EMPTY_DIR,
+        totals: Totals = NO_TOTALS,
+    ) -> Inode:
+        """What the tree and the journal store of this node, with what its bytes or its listing are given as."""
         return Inode(
             kind=self.kind,
             file_id=self.file_id,
@@ -76,6 +83,10 @@ class Node:
             ctime_ns=self.ctime_ns,
             xattrs=self.xattrs,
             target=self.target,
+            extents=extents,
+            allocated_bytes=allocated_bytes,
+            directory=directory,
+            totals=totals,
         )
 
 

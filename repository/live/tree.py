@@ -71,6 +71,8 @@ class LiveTree:
         self.ended = False
         """Nothing changes any more: the last commit is being made, and what came after it would be lost."""
         self._directories: dict[FileId, Inode] = {}
+        self._last: Inode | None = None
+        """The committed file that was found last: a program asks for one several times, and then changes it."""
 
     # --- looking ------------------------------------------------------------------------------------------------
 
@@ -85,6 +87,8 @@ class LiveTree:
         if known is not None:
             return known
         place = self.places.get(file_id, ())
+        if self._last is not None and self._last.file_id == file_id and place != ():
+            return self._last
         if place == ():
             raise RefusedError(errno.ESTALE)
         if not place:
@@ -95,6 +99,8 @@ class LiveTree:
             raise RefusedError(errno.ESTALE)
         if inode.kind is NodeKind.DIRECTORY:
             self._keep_directory(inode)
+        else:
+            self._last = inode
         return inode
 
     def _keep_directory(self, inode: Inode) -> None:
@@ -106,6 +112,7 @@ class LiveTree:
         """The inode lost its last name: nothing below the overlay speaks for it any more."""
         self.overlay.pop(file_id, None)
         self._directories.pop(file_id, None)
+        self._last = None
 
     def listing_of(self, directory: FileId) -> DirRef:
         """The committed listing under whatever changed in `directory`."""
@@ -117,17 +124,24 @@ class LiveTree:
 
     def find(self, parent: FileId, name: bytes) -> tuple[View, bool] | None:
         """What `name` in the directory `parent` is, and whether that name is a LINK entry; None: nothing there."""
+        base: DirRef | None = None
         for layer in (self.overlay, self.frozen):
             node = layer.get(parent)
-            if node is not None and name in node.changes:
+            if node is None:
+                continue
+            if name in node.changes:
                 child = node.changes[name]
                 if child is None:
                     return None
                 found = self.resolve(child)
                 return found, isinstance(found, Node) and found.linked
+            base = base or node.base
         if parent in self.orphans:
             return None
-        inode = self.reader.lookup(self.listing_of(parent), name)
+        base = base or self.listing_of(parent)
+        if base.content is None:
+            return None
+        inode = self.reader.lookup(base, name)
         return None if inode is None else (self.newest(inode), inode.kind is NodeKind.LINK)
 
     def lookup(self, parent: FileId, name: bytes) -> View | None:
@@ -266,6 +280,7 @@ class LiveTree:
                 node.base = inode.directory
         self.frozen = {}
         self.base = base
+        self._last = None
 
 
 def _node_of(inode: Inode, parent: FileId, name: bytes) -> Node:

@@ -111,8 +111,10 @@ def _take_from(tree: LiveTree, job: Job, node: Node, chunker: Chunker, *, whole:
             continue
         rest = run.split(JOB_BYTES_MAX)
         buffer = _gathered(tree, job, run)
+        lengths: list[int] = []
         if not whole or rest is not None:
-            length = sum(chunker.lengths(buffer, final=False))
+            lengths = chunker.lengths(buffer, final=False)
+            length = sum(lengths)
             tail = memoryview(buffer)[length:]
             if len(tail):
                 rest = _in_front(Run(run.start + length, bytes(tail)), rest)
@@ -120,7 +122,7 @@ def _take_from(tree: LiveTree, job: Job, node: Node, chunker: Chunker, *, whole:
         if rest is not None:
             left.append(rest)
         if len(buffer):
-            job.flights.append((node, data.launch(run.start, buffer)))
+            job.flights.append((node, data.launch(run.start, buffer, lengths)))
             job.data_bytes += len(buffer)
             job.runs += 1
     data.runs = left
@@ -157,7 +159,7 @@ def run_job(
     for index, (_, flight) in enumerate(job.flights):
         view = memoryview(flight.data)
         start = 0
-        for length in _lengths(flight.data, chunker):
+        for length in flight.lengths or _lengths(flight.data, chunker):
             end = start + length
             part = view[start:end]
             first = flight.start + start

@@ -66,11 +66,16 @@ class TreeReader:
 
     def lookup(self, ref: DirRef, name: bytes) -> Inode | None:
         """The inode under `name`, or None. LINK entries come back unresolved: see `link`."""
-        place = self.place(ref, name)
-        return None if place is None else self._inode(*self._pair(place.content, place.attrs), place.position)
+        found = self._find(ref, name)
+        return None if found is None else self._inode(found[1], found[2], found[0].position)
 
     def place(self, ref: DirRef, name: bytes) -> EntryPlace | None:
         """Where `name` stands, or None."""
+        found = self._find(ref, name)
+        return None if found is None else found[0]
+
+    def _find(self, ref: DirRef, name: bytes) -> tuple[EntryPlace, DirContent, DirAttrs] | None:
+        """Where `name` stands, with its two segments."""
         if ref.content is None or ref.attrs is None:
             return None
         content_id, attrs_id = ref.content, ref.attrs
@@ -78,8 +83,9 @@ class TreeReader:
         while True:
             content, attrs = self._nodes(content_id, attrs_id, level)
             if isinstance(content, DirContent):
+                assert isinstance(attrs, DirAttrs)
                 row = content.find(name)
-                return None if row is None else EntryPlace(content_id, attrs_id, row)
+                return None if row is None else (EntryPlace(content_id, attrs_id, row), content, attrs)
             assert isinstance(attrs, AttrsList)
             index = content.index_of(name)
             level = content.level - 1
