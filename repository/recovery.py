@@ -161,8 +161,9 @@ class Recovery(Driver):
             self._drive(Rest(self._space.sight()))
             self._refill()
 
-    def look(self) -> Mode:
-        """The monitor's tick, also worth it after files were removed elsewhere: level, reserve, way back.
+    def look(self, *, prepare: bool = True) -> Mode:
+        """The monitor's tick, also worth it after files were removed elsewhere: level, reserve, way back; and, with
+        `prepare`, what a climb will rest on, which takes a second for a million records the first time.
 
         Returns at once while somebody drives. Raises VolumeError.
         """
@@ -171,7 +172,8 @@ class Recovery(Driver):
                 self._look()
             finally:
                 self._turns.end()
-            self._prepare()
+            if prepare:
+                self._prepare()
         return self.mode
 
     def _prepare(self) -> None:

@@ -162,7 +162,7 @@ class Repository:
                 repository.space.ensure_reserve()
                 store.guard_growth(repository.recovery.guard)
                 store.on_no_space(repository.recovery.climb)
-                repository.recovery.look()
+                repository.recovery.look(prepare=False)
             stack.pop_all()
         return repository
 

@@ -322,6 +322,19 @@ def test_what_a_climb_rests_on_is_in_memory_before_the_disk_is_full(repository: 
         assert (kept() is not None) == in_memory, level
 
 
+def test_opening_waits_for_nothing_that_only_a_climb_wants(
+    repository: Repository, disk: TinyDisk, clock: SetClock
+) -> None:
+    disk.capacity_blocks *= 10
+    repository.close()
+    disk.leave(int(disk.capacity_blocks * 0.04) * 4 * KIB)
+    with open_tiny(Path(disk.root), disk, clock) as again:
+        assert again.recovery.level.value == "critical"
+        assert again.collector.planner.later_copies() is None
+        again.recovery.look()
+        assert again.collector.planner.later_copies() is not None
+
+
 def test_the_level_is_looked_at_before_each_segment(repository: Repository, disk: TinyDisk) -> None:
     disk.capacity_blocks *= 10
     repository.recovery.look()
