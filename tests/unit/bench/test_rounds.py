@@ -12,6 +12,8 @@ from bench.peers import Cp, Peer, Reading
 from bench.record import BYTES, RATE, WALL, Recorder
 from bench.rounds import Plan
 
+pytestmark = pytest.mark.slow
+
 FILES = 200
 
 

@@ -24,6 +24,8 @@ from tests.support.repositories import SetClock, make, open_for_reading, open_fo
 from tests.support.sources import age, store
 from tests.support.stores import noise
 
+pytestmark = pytest.mark.slow
+
 FILES: Final = {f"f{number}": noise(number, 50 * KIB) for number in range(4)}
 
 

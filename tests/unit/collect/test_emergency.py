@@ -17,6 +17,8 @@ from tests.support.calls import RecordingCalls
 from tests.support.repositories import SetClock, open_for_writing, pack_blocks_bytes, publish, read_files
 from tests.support.stores import noise
 
+pytestmark = pytest.mark.slow
+
 
 def many(seed: int, count: int = 10, length: int = 100 * KIB) -> dict[str, bytes]:
     return {f"f{number:02}": noise(seed * 1000 + number, length) for number in range(count)}

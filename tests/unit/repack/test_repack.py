@@ -37,6 +37,8 @@ from tests.support.repositories import (
     write_tree,
 )
 
+pytestmark = pytest.mark.slow
+
 FILE_BYTES: Final = 200 * KIB
 
 
