@@ -20,11 +20,14 @@ def allocate_reserve(handle: FileHandle, wanted_bytes: int) -> None:
     if allocated < before:  # a crash may have left a size that nothing was written for
         before = allocated // BLOCK_BYTES * BLOCK_BYTES
         handle.truncate(before)
+    start = min(before, wanted_bytes)
     try:
-        handle.allocate(0, wanted_bytes, incompressible=True)
+        # Not what is there already: xfs wants free blocks for all of a range, allocated or not.
+        if start < wanted_bytes:
+            handle.allocate(start, wanted_bytes - start, incompressible=True)
         handle.fsync()
     except NoSpaceError:
-        handle.truncate(min(before, wanted_bytes))
+        handle.truncate(start)
         raise
     if handle.stat().st_blocks * STAT_BLOCK_BYTES < wanted_bytes:
         raise VolumeError("The volume does not keep what is allocated: there can be no reserve on it (--reserve 0).")

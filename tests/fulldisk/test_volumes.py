@@ -161,6 +161,21 @@ def test_allocated_room_is_there_whatever_happens(disk: Disk) -> None:
         filler.close()
 
 
+def test_what_was_lent_comes_back_where_only_that_fits(tmp_path: Path) -> None:
+    """xfs wants free blocks for all of a range that is allocated, for what has its blocks too."""
+    with new_disk(Stage(tmp_path, tmp_path, tmp_path, tmp_path), "xfs", 400 * MIB) as disk:
+        filler = Filler(disk)
+        try:
+            with Volume(disk.path).create("reserve") as reserve:
+                allocate_reserve(reserve, 100 * MIB)
+                reserve.truncate(90 * MIB)
+                filler.leave(40 * MIB)
+                allocate_reserve(reserve, 100 * MIB)
+                assert reserve.stat().st_blocks * 512 >= 100 * MIB
+        finally:
+            filler.close()
+
+
 def publish_interleaved(repository: Repository) -> dict[str, bytes]:
     """Two snapshots whose records lie mixed in the same packs; the one that is to stay needs a tenth of them."""
     files = contents(3, 100, 200 * KIB)
