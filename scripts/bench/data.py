@@ -134,11 +134,16 @@ class Edits:
                 file.write(bytes(byte ^ 0x55 for byte in before))
 
     def revert(self) -> None:
-        with self._path.open("r+b") as file:
-            for offset, before in reversed(self._undo):
-                file.seek(offset)
-                file.write(before)
-        self._undo.clear()
+        _put_back(self._path, self._undo)
+
+
+def _put_back(path: Path, undo: list[tuple[int, bytes]]) -> None:
+    """What stood at the offsets before, the last change first; nothing is left to undo then."""
+    with path.open("r+b") as file:
+        while undo:
+            offset, before = undo.pop()
+            file.seek(offset)
+            file.write(before)
 
 
 class ImageWrites:
@@ -170,11 +175,7 @@ class ImageWrites:
         self.write_to(self._path)
 
     def revert(self) -> None:
-        with self._path.open("r+b") as file:
-            for offset, before in reversed(self._undo):
-                file.seek(offset)
-                file.write(before)
-        self._undo.clear()
+        _put_back(self._path, self._undo)
 
 
 def add_small_files(root: Path, first: int, end: int, seed: int = SEED) -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from repository.repo import Repository
+from repository.units import MIB
+from tests.support.fulldisk.disks import new_disk
+from tests.support.fulldisk.stage import Stage
 from tests.support.repositories import SetClock, make, open_for_writing
 
 
@@ -34,3 +37,21 @@ def files(tmp_path: Path) -> Path:
     directory = tmp_path / "files"
     directory.mkdir()
     return directory
+
+
+def _disk(folder: Path, kind: str) -> Iterator[Path]:
+    folder.mkdir()
+    with new_disk(Stage(folder, folder, folder, folder), kind, 400 * MIB) as disk:
+        yield disk.path
+
+
+@pytest.fixture
+def xfs(tmp_path: Path) -> Iterator[Path]:
+    """A disk that keeps attributes of 64 KiB. For tests marked mount."""
+    yield from _disk(tmp_path / "xfs", "xfs")
+
+
+@pytest.fixture
+def ext4(tmp_path: Path) -> Iterator[Path]:
+    """A disk that keeps no attributes beyond 4 KiB. For tests marked mount."""
+    yield from _disk(tmp_path / "ext4", "ext4")
