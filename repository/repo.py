@@ -30,11 +30,12 @@ from repository.ledger import Claim
 from repository.lock import WriteLock, current_holder
 from repository.marks import Marks
 from repository.policy.collect import Safety
+from repository.policy.rungs import Mode
 from repository.ports import Clock, Progress, SpaceProbe
 from repository.publish import Publisher, SnapshotWish, Tree
 from repository.recovery import Recovery
 from repository.snapshots import Snapshots
-from repository.space import RESERVE_DEFAULT_BYTES, Space
+from repository.space import RESERVE_DEFAULT_BYTES, Space, reserve_of
 from repository.status import Status, gather
 from repository.steps import Parts
 from repository.storage.calls import Calls, SystemClock
@@ -145,7 +146,8 @@ class Repository:
             stack.callback(catalog.close)
             events = EventRing.open(volume, config.seed, at, writable=writable)
             stack.callback(events.close)
-            store = RecordStore.open(volume, config, writable=writable, clock=at)
+            caches = not writable or reserve_of(volume, config).whole
+            store = RecordStore.open(volume, config, writable=writable, clock=at, caches=caches)
             stack.callback(store.close)
             repository = cls(
                 volume=volume,
@@ -162,7 +164,8 @@ class Repository:
                 repository.space.ensure_reserve()
                 store.guard_growth(repository.recovery.guard)
                 store.on_no_space(repository.recovery.climb)
-                repository.recovery.look(prepare=False)
+                mode = repository.recovery.look(prepare=False)
+                store.allow_caches(mode is Mode.NORMAL)
             stack.pop_all()
         return repository
 

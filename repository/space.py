@@ -62,6 +62,11 @@ class ReserveState:
         return max(0, self.wanted_bytes - self.bytes_)
 
 
+def reserve_of(volume: Volume, config: Config) -> ReserveState:
+    """What the reserve is now, by the blocks that its file has. Raises VolumeError."""
+    return ReserveState(_allocated(volume, RESERVE_FILE), config.reserve_bytes)
+
+
 def create_reserve(volume: Volume, reserve_bytes: int) -> None:
     """Allocate the reserve for the first time, durable. Raises NoSpaceError, VolumeError, and leaves nothing then."""
     with volume.create(RESERVE_FILE) as handle:
@@ -192,7 +197,7 @@ class Space:
 
     def reserve(self) -> ReserveState:
         """What the reserve is now."""
-        state = ReserveState(_allocated(self._volume, RESERVE_FILE), self._config.reserve_bytes)
+        state = reserve_of(self._volume, self._config)
         with self._lock:
             self._whole_at_ns = self._clock.now_ns() if state.whole else None
         return state

@@ -15,7 +15,7 @@ from pyroaring import BitMap64
 
 from repository.chunker import Chunker, is_zero
 from repository.climbing import Climber
-from repository.codec import Codec
+from repository.codec import Codec, Packed
 from repository.errors import (
     BallastError,
     DamagedError,
@@ -124,12 +124,15 @@ class RecordStore(PackKeeping):
         writable: bool,
         clock: Clock | None = None,
         rebuild_index: bool = False,
+        caches: bool = True,
     ) -> Self:
         """Open the packs under `volume`. Where `writable`, packs that a dead process left open are sealed first.
 
-        `rebuild_index` throws the index away and reads every pack's directory. Raises VolumeError, SyncFailedError.
+        `rebuild_index` throws the index away and reads every pack's directory; `caches`: see `allow_caches`. Raises
+        VolumeError, SyncFailedError.
         """
         store = cls(volume, config, writable=writable, clock=clock if clock is not None else SystemClock())
+        store.allow_caches(caches)
         if rebuild_index and writable:
             store._keeper.clear()
         store._shelf.load()
@@ -239,6 +242,21 @@ class RecordStore(PackKeeping):
         if self._keeper.due():
             self._keeper.tend(everything=False)
         return stored
+
+    def put_packed(self, kind: RecordKind, packed: Sequence[Packed], lease: Lease) -> list[Stored]:
+        """As `put`, of what was compressed elsewhere: ids and payloads are taken on trust.
+
+        Raises as `put`, and UnpackedError where a record without a payload is not known: then nothing was stored.
+        """
+        self.check_writable()
+        stored = self._putter.put(kind, [one.id for one in packed], packed, lease, None)
+        if self._keeper.due():
+            self._keeper.tend(everything=False)
+        return stored
+
+    def known(self, ids: Sequence[RecordId]) -> list[bool]:
+        """Which of these a put would find. Reads no record."""
+        return [place is not None for place in self._index.find(ids, to_share=True)]
 
     def put_bytes(
         self, buffer: Buffer, *, final: bool, lease: Lease, claim: Claim | None = None
