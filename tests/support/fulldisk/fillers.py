@@ -115,6 +115,15 @@ class Filler:
             self._resize(excess)
         assert self._disk.available_bytes() >= nbytes - 2 * MIB, "the filler took too much"
 
+    def leave_at_most(self, nbytes: int) -> None:
+        """Takes until no more than about `nbytes` are available; where garbage has the room already, nothing."""
+        for _ in range(ROUNDS_MAX):
+            excess = self._disk.available_bytes() - nbytes
+            if excess < 64 * KIB:
+                return
+            self._resize(excess)
+        assert self._disk.available_bytes() <= nbytes + 2 * MIB, "the filler took too little"
+
     def give(self, nbytes: int) -> None:
         """Gives so many bytes back (all it has, at most)."""
         self._resize(-nbytes)

@@ -278,7 +278,7 @@ def _killed_in_recovery(play: Play, user: User, filler: Filler, seed: int, dice:
     os.mkdir(user.snapshots / "garbage")
     os.unlink(user.live / "garbage")
     os.rmdir(user.snapshots / "garbage")
-    filler.leave(4 * MIB)
+    filler.leave_at_most(4 * MIB)
     pid, whole = user.pid(), user.reserve_bytes()
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(user.live / "killed"), str(seed)],
