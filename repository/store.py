@@ -15,7 +15,7 @@ from pyroaring import BitMap64
 
 from repository.chunker import Chunker, is_zero
 from repository.climbing import Climber
-from repository.codec import Codec, Packed
+from repository.codec import Codec
 from repository.errors import (
     BallastError,
     DamagedError,
@@ -242,21 +242,6 @@ class RecordStore(PackKeeping):
         if self._keeper.due():
             self._keeper.tend(everything=False)
         return stored
-
-    def put_packed(self, kind: RecordKind, packed: Sequence[Packed], lease: Lease) -> list[Stored]:
-        """As `put`, of what was compressed elsewhere: ids and payloads are taken on trust.
-
-        Raises as `put`, and UnpackedError where a record without a payload is not known: then nothing was stored.
-        """
-        self.check_writable()
-        stored = self._putter.put(kind, [one.id for one in packed], packed, lease, None)
-        if self._keeper.due():
-            self._keeper.tend(everything=False)
-        return stored
-
-    def known(self, ids: Sequence[RecordId]) -> list[bool]:
-        """Which of these a put would find. Reads no record."""
-        return [place is not None for place in self._index.find(ids, to_share=True)]
 
     def put_bytes(
         self, buffer: Buffer, *, final: bool, lease: Lease, claim: Claim | None = None
