@@ -269,8 +269,10 @@ def _killed_in_recovery(play: Play, user: User, filler: Filler, seed: int, dice:
     garbage = play.pick(24 * MIB, 100 * MIB)
     filler.give(1 << 60)
     user.quietly("mount", user.repository, user.mountpoint, *CALM)
+    # Where only the trash would make the reserve whole, it is left alone until somebody needs room.
+    write_random(user.live / "asks", MIB, seed)
     _until(lambda: user.mode() == "normal" and user.reserve_whole(), "mode normal after a kill")
-    for name in ("killed", "garbage"):
+    for name in ("killed", "garbage", "asks"):
         (user.live / name).unlink(missing_ok=True)
     if (user.snapshots / "garbage").exists():
         os.rmdir(user.snapshots / "garbage")
