@@ -274,8 +274,8 @@ def _killed_in_recovery(play: Play, user: User, filler: Filler, seed: int, dice:
     _until(lambda: user.mode() == "normal" and user.reserve_whole(), "mode normal after a kill")
     for name in ("killed", "garbage", "asks"):
         (user.live / name).unlink(missing_ok=True)
-    if (user.snapshots / "garbage").exists():
-        os.rmdir(user.snapshots / "garbage")
+    for name in sorted(set(os.listdir(user.snapshots)) - {"latest"}):
+        os.rmdir(user.snapshots / name)  # `umount` made one of what was killed: fifty would fill the disk for good
     write_random(user.live / "garbage", garbage, seed)
     os.mkdir(user.snapshots / "garbage")
     os.unlink(user.live / "garbage")
