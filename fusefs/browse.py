@@ -32,6 +32,9 @@ from repository.ids import FileId, SnapshotId
 
 _log = logging.getLogger(__name__)
 
+NAME_TIMEOUT_S: Final = 0.02
+"""How long the kernel takes the name of a snapshot for granted. Without it each file that is copied by its path costs
+two look-ups of that name. A command that changes the name has not ended by then, so its caller finds it changed."""
 VIEWS_A_HOP: Final = 64
 """Roots read per hop while `snapshots/` is listed."""
 
@@ -163,23 +166,26 @@ class Browse:
             text = await self._text(number)
             fresh = number != inodes.README
             return pyfuse3.FileInfo(fh=self._handles.add(text), direct_io=fresh, keep_cache=False)
-        inode, view = await self._nodes.find(number)
-        place = self._nodes.place(number)
-        if place is not None:
-            self._neighbours.opened(place, inode.size)
+        file, view, place = await self._nodes.file(number)
         await self._snapshots.opened(view.snapshot)
-        return pyfuse3.FileInfo(fh=self._handles.add(FileHandle(inode, view.snapshot, Stream())), keep_cache=True)
+        handle = FileHandle(file, view.snapshot, Stream(), place)
+        return pyfuse3.FileInfo(fh=self._handles.add(handle), keep_cache=True)
 
     async def read(self, fh: int, offset: int, length: int) -> bytes | memoryview:
         """Bytes of an open file."""
         match self._handles.get(fh):
-            case bytes() as text:
-                return text[offset : offset + length]
-            case FileHandle(inode, snapshot, stream):
+            case FileHandle(file, snapshot, stream, place):
+                data = self._reads.at_hand(file, offset, length)
+                if data is not None:
+                    return data
+                if place is not None:
+                    self._neighbours.missed(place, file.size)
                 try:
-                    return await self._reads.read(inode, stream, offset, length)
+                    return await self._reads.read(file, stream, offset, length)
                 except MissingRecordError:
                     raise await self._snapshots.loss_in(snapshot) from None
+            case bytes() as text:
+                return text[offset : offset + length]
             case _:
                 raise pyfuse3.FUSEError(errno.EBADF)
 
@@ -191,6 +197,7 @@ class Browse:
             place = self._nodes.place(number)
             if place is not None:
                 await self._neighbours.listed(place)
+            self._neighbours.entered(directory, place)
             listing = TreeListing(self._trees, self._nodes, InodeNumber(number), view, directory)
             await self._snapshots.opened(view.snapshot)
             return self._handles.add(TreeHandle(InodeNumber(number), view, listing))
@@ -211,9 +218,9 @@ class Browse:
     def release(self, fh: int) -> None:
         """A handle of either kind is closed."""
         match self._handles.drop(fh):
-            case FileHandle(_, snapshot, _):
+            case FileHandle(snapshot=snapshot):
                 self._snapshots.closed(snapshot)
-            case TreeHandle(_, view, _):
+            case TreeHandle(view=view):
                 self._snapshots.closed(view.snapshot)
             case _:
                 pass
@@ -276,7 +283,7 @@ class Browse:
     def _root_attributes(self, view: View) -> pyfuse3.EntryAttributes:
         """Attributes of a snapshot's root: they never change, but its name may any time."""
         entry = attributes(view.root, view.number, FOREVER_S)
-        entry.entry_timeout = 0
+        entry.entry_timeout = NAME_TIMEOUT_S
         return entry
 
     async def _latest(self) -> bytes:

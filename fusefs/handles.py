@@ -3,28 +3,30 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Final
+from typing import Final, NamedTuple
 
 import pyfuse3
 
 from fusefs.inodes import InodeNumber
 from fusefs.listing import TreeListing
+from fusefs.places import Place
 from fusefs.readpath import Stream
 from fusefs.snapshots import View
-from repository.format.inode import Inode
 from repository.ids import SnapshotId
+from repository.trees.reader import Content
 
 BROWSE_BIT: Final = 1 << 62
 """Set in every handle of Browse and in none of `live/`: most requests carry the handle alone."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileHandle:
-    """An open file of a snapshot: its inode cannot change."""
+class FileHandle(NamedTuple):
+    """An open file of a snapshot: its bytes cannot change. `place` is where it was found, for those that stand beside
+    it."""
 
-    inode: Inode
+    file: Content
     snapshot: SnapshotId
     stream: Stream
+    place: Place | None
 
 
 @dataclass(frozen=True, slots=True)

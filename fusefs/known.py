@@ -16,7 +16,7 @@ from repository.live.node import View
 from repository.live.tree import LiveTree
 
 KNOWN_MAX: Final = 131_072
-"""Inodes that the kernel keeps numbers of, beyond which the oldest are taken away from it; about 400 bytes each."""
+"""Inodes that the kernel keeps numbers of, beyond which the oldest are taken away from it; about 220 bytes each."""
 EVICTED_AT_ONCE: Final = 4_096
 
 
@@ -26,23 +26,30 @@ class KnownInodes:
     def __init__(self, tree: LiveTree) -> None:
         self._tree: Final = tree
         self._lookups: dict[FileId, int] = {}
+        """Of directories, and of whatever else was looked up more than once."""
         self._opens: dict[FileId, int] = {}
-        self._evictable: dict[FileId, tuple[FileId, bytes]] = {}
-        """Where each known inode was last seen, oldest first. No directories: somebody may stand in one, and a name
-        taken away would show there as deleted."""
+        self._evictable: dict[FileId, tuple[FileId, bytes] | None] = {}
+        """What was looked up, oldest first; where it was last seen, if the tree does not remember that. No directories:
+        somebody may stand in one, and a name taken away would show there as deleted."""
 
     def told(self, parent: FileId, name: bytes, view: View, *, linked: bool) -> None:
         """The kernel is being told of an inode: one look-up more."""
-        self._lookups[view.file_id] = self._lookups.get(view.file_id, 0) + 1
+        file_id = view.file_id
+        if view.kind is NodeKind.DIRECTORY or file_id in self._evictable:
+            self._lookups[file_id] = self._count(file_id) + 1
         if view.kind is not NodeKind.DIRECTORY:
-            self._evictable[view.file_id] = (parent, name)
-        self._tree.remember(parent, name, view.file_id, linked=linked)
+            self._evictable[file_id] = (parent, name) if linked else None
+        self._tree.remember(parent, name, file_id, linked=linked)
+
+    def _count(self, file_id: FileId) -> int:
+        """Look-ups that the kernel has not given back."""
+        return self._lookups.get(file_id, 1 if file_id in self._evictable else 0)
 
     def forget(self, counts: Sequence[tuple[int, int]]) -> None:
         """The kernel gives back look-ups: (number, how many)."""
         for number, lookups in counts:
             file_id = live_file_id(number)
-            left = self._lookups.get(file_id, 0) - lookups
+            left = self._count(file_id) - lookups
             if left > 0:
                 self._lookups[file_id] = left
             else:
@@ -65,7 +72,7 @@ class KnownInodes:
 
     def drop_unused(self, file_id: FileId) -> None:
         """Lets the tree forget an inode that nobody knows and nobody has open."""
-        if file_id not in self._lookups and file_id not in self._opens and file_id != ROOT_FILE_ID:
+        if not self._count(file_id) and file_id not in self._opens and file_id != ROOT_FILE_ID:
             self._tree.forget(file_id)
 
     def overdue(self) -> list[tuple[InodeNumber, bytes]]:
@@ -76,4 +83,4 @@ class KnownInodes:
         places = [(file_id, self._evictable.pop(file_id)) for file_id in oldest]
         self._evictable.update(places)
         now = [self._tree.places.get(file_id) or seen for file_id, seen in places]
-        return [(live_number(parent), name) for parent, name in now]
+        return [(live_number(place[0]), place[1]) for place in now if place is not None]

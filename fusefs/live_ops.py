@@ -32,6 +32,9 @@ from repository.live.node import KIND_OF_TYPE, Node, View
 from repository.live.tree import NAME_BYTES_MAX, Listing, LiveTree
 from repository.live.writing import write
 
+WRITE_BYTES: Final = 1 << 20
+"""st_blksize in `live`: `cp` writes in pieces of this size, which is the largest that the kernel hands over at once. An
+eighth of the requests, and of the times that `cp` and the loop wake each other, as with pieces of 128 KiB."""
 LIVE_HANDLE_BIT: Final = 1 << 61
 XATTR_OVERHEAD_BYTES: Final = 8
 """Lengths of one extended attribute in the journal, rounded up."""
@@ -100,7 +103,9 @@ class LiveOps:
         return self._attributes(view)
 
     def _attributes(self, view: View) -> pyfuse3.EntryAttributes:
-        return attributes(view, live_number(view.file_id), FOREVER_S)
+        entry = attributes(view, live_number(view.file_id), FOREVER_S)
+        entry.st_blksize = WRITE_BYTES
+        return entry
 
     async def getattr(self, number: int) -> pyfuse3.EntryAttributes:
         return self._attributes(await self._trees.ask(self._tree.resolve, live_file_id(number)))

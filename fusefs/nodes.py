@@ -18,6 +18,7 @@ from fusefs.trees import Trees
 from repository.errors import DamagedError, MissingRecordError
 from repository.format.inode import DirRef, Inode, NodeKind
 from repository.ids import FileId
+from repository.trees.reader import Content, NotCached
 
 RECENT_MAX: Final = 2048
 """Inodes kept decoded, below 1 kB each: a walk asks for its directory once per name."""
@@ -93,6 +94,24 @@ class SnapshotNodes:
             raise await self._snapshots.loss_in(view.snapshot) from None
         self._remember(number, inode)
         return inode, view
+
+    async def file(self, number: int) -> tuple[Content, View, Place | None]:
+        """The content of what a program opens, its snapshot and its place: what `find` tells of it, for a third of the
+        cost."""
+        place = self._places.place(number)
+        view = None if place is None else self._snapshots.at_hand(serial_of(place.row.parent))
+        if place is not None and view is not None:
+            try:
+                try:
+                    found = self._trees.reader.file_at(place.row.content, place.position)
+                except NotCached:
+                    found = await self._trees.ask(self._trees.reader.file_at, place.row.content, place.position)
+            except MissingRecordError:
+                raise await self._snapshots.loss_in(view.snapshot) from None
+            if found is not None:
+                return found, view, place
+        inode, view = await self.find(number)
+        return inode, view, place
 
     async def directory(self, number: int) -> tuple[DirRef, View]:
         """The listing behind a directory's number, and its snapshot: what `find` tells of it, for a quarter of the

@@ -21,8 +21,8 @@ RUN_MAX: Final = 16
 class QuickLock:
     """A lock for one event loop whose use costs a few attribute look-ups unless somebody holds it.
 
-    Who lets go wakes who waits longest, but may have the lock again if he wants it before the other's turn comes: a
-    task that answers without waiting goes on to the next request, and they do not take turns over every single one.
+    Who waits longest is woken when a task that let it go makes way for others, and not before: a task that answers
+    without waiting has the lock again by then, so they do not take turns over every single request.
     """
 
     def __init__(self) -> None:
@@ -30,9 +30,13 @@ class QuickLock:
         self._woken = False
         """Somebody was woken for the lock and had no turn yet."""
         self._waiting = trio.lowlevel.ParkingLot()
+        self._watch: _Watch | None = None
 
     async def __aenter__(self) -> None:
         while self._held:
+            if self._watch is None:
+                self._watch = _Watch(self)
+                trio.lowlevel.add_instrument(self._watch)
             await self._waiting.park()
             self._woken = False
         self._held = True
@@ -41,9 +45,22 @@ class QuickLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._held = False
-        if self._waiting and not self._woken:
+
+    def wake(self) -> None:
+        """Between two tasks: wakes who waits longest, if the lock is free."""
+        if not self._held and not self._woken and self._waiting:
             self._woken = True
             self._waiting.unpark()
+
+
+class _Watch(trio.abc.Instrument):
+    """Has trio tell a lock that a task made way for others."""
+
+    def __init__(self, lock: QuickLock) -> None:
+        self._wake = lock.wake
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._wake()
 
 
 class _QuickLowlevel:

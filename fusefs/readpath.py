@@ -15,8 +15,9 @@ import trio
 from fusefs.trees import Trees
 from fusefs.workers import Workers
 from repository.errors import BallastError, DamagedError
-from repository.format.inode import Extent, Inode
+from repository.format.inode import Extent
 from repository.ids import RecordId
+from repository.trees.reader import Content
 from repository.units import KIB, MIB
 
 _log = logging.getLogger(__name__)
@@ -31,8 +32,6 @@ WINDOW_MAX: Final = 8 * MIB
 NEARBY_BYTES: Final = 2 * MIB
 """A request this close to the expected offset still counts as sequential: the kernel sends several at a time, in any
 order."""
-PREFETCH_CHUNKS: Final = 32
-"""Small chunks a hop: a reader that meets one of them under way waits for all, some 2 ms."""
 FLIGHTS_AHEAD_MAX: Final = 4
 """Hops of reading ahead under way, over all handles; beyond that nothing is read ahead."""
 
@@ -153,7 +152,24 @@ class ReadPath:
         """Empties the cache; what is under way is not touched."""
         self._cache.clear()
 
-    async def read(self, inode: Inode, stream: Stream, offset: int, length: int) -> bytes | memoryview:
+    def at_hand(self, file: Content, offset: int, length: int) -> bytes | memoryview | None:
+        """As `read` of a file that is one chunk, if that is in memory: nobody has to wait, and nothing is read ahead.
+        None otherwise."""
+        extents = file.extents
+        if not isinstance(extents, tuple) or len(extents) != 1:
+            return None
+        start, stored, chunk, first = extents[0]
+        if start or stored != file.size:
+            return None
+        payload = self._cache.get(chunk)
+        if payload is None or len(payload) < first + stored:
+            return None
+        self.served += 1
+        if not first and not offset and stored <= length and len(payload) == stored:
+            return payload
+        return memoryview(payload)[first + min(offset, stored) : first + min(offset + length, stored)]
+
+    async def read(self, inode: Content, stream: Stream, offset: int, length: int) -> bytes | memoryview:
         """Bytes [offset, offset + length) of a file, cut at its size. Raises DamagedError if a chunk of the range is
         bad."""
         end = min(offset + length, inode.size)
@@ -191,14 +207,16 @@ class ReadPath:
             found[chunk] = flight.outcome
         return found
 
-    async def prefetch(self, chunks: Sequence[RecordId]) -> None:
-        """Brings small chunks into the cache. Errors stay silent: whoever reads there will see them."""
-        for start in range(0, len(chunks), PREFETCH_CHUNKS):
-            group = dict.fromkeys(chunks[start : start + PREFETCH_CHUNKS])
-            fresh = [chunk for chunk in group if chunk not in self._cache and chunk not in self._flights]
-            if fresh:
-                self._take_off(fresh)
-                await self._fly(fresh)
+    def claim(self, chunks: Iterable[RecordId]) -> list[RecordId]:
+        """Those of `chunks` that nobody has or fetches. From now on they are under way; `bring` has to follow."""
+        fresh = [chunk for chunk in dict.fromkeys(chunks) if chunk not in self._cache and chunk not in self._flights]
+        self._take_off(fresh)
+        return fresh
+
+    async def bring(self, claimed: Sequence[RecordId]) -> None:
+        """Fetches what was claimed in one hop. Errors stay silent: whoever reads there will see them."""
+        if claimed:
+            await self._fly(claimed)
 
     def _take_off(self, chunks: Sequence[RecordId]) -> dict[RecordId, _Flight]:
         flights = {chunk: _Flight() for chunk in chunks}
@@ -218,7 +236,7 @@ class ReadPath:
                     self._cache.put(chunk, flight.outcome)
                 flight.landed.set()
 
-    async def _read_ahead(self, inode: Inode, start: int, end: int, urgent: Sequence[RecordId]) -> None:
+    async def _read_ahead(self, inode: Content, start: int, end: int, urgent: Sequence[RecordId]) -> None:
         """Fetches what follows a sequential request. Errors stay silent: whoever really reads there will see them."""
         self._ahead += 1
         try:

@@ -6,7 +6,6 @@ afterwards, so a `View` is looked up again by name or serial after each.
 """
 
 import errno
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -82,7 +81,7 @@ class Snapshots:
         self._by_serial: dict[int, Slot] = {}
         self._latest: bytes | None = None
         self._views: dict[SnapshotId, View] = {}
-        self._open: Counter[SnapshotId] = Counter()
+        self._open: dict[SnapshotId, int] = {}
         self._holds: dict[SnapshotId, ExitStack] = {}
 
     async def refresh(self) -> None:
@@ -167,9 +166,14 @@ class Snapshots:
             raise pyfuse3.FUSEError(errno.ESTALE)
         return await self.view(slot)
 
+    def at_hand(self, serial: int) -> View | None:
+        """As `view_of_serial` where nothing has to be read for it: for requests that come once a file."""
+        slot = self.by_serial(serial)
+        return None if slot is None else self._views.get(slot.snapshot_id)
+
     async def opened(self, snapshot: SnapshotId) -> None:
         """One more handle is open in `snapshot`, which is held from before this returns."""
-        self._open[snapshot] += 1
+        self._open[snapshot] = self._open.get(snapshot, 0) + 1
         if snapshot not in self._holds:
             hold = self._holds[snapshot] = ExitStack()
             await self._workers.slow(hold.enter_context, self._source.hold(snapshot))
@@ -177,8 +181,10 @@ class Snapshots:
     def closed(self, snapshot: SnapshotId) -> None:
         """One handle less. The hold stays for a while: who reads one file after the other shall not pay for it each
         time."""
-        self._open[snapshot] -= 1
-        if self._open[snapshot] <= 0:
+        left = self._open[snapshot] - 1
+        if left:
+            self._open[snapshot] = left
+        else:
             del self._open[snapshot]
 
     async def let_go(self) -> None:

@@ -4,8 +4,9 @@
 run anywhere once all jobs taken before the capture have landed: only then are the places of the bytes known.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from repository.errors import DamagedError, RefusedError
 from repository.format.inode import Extent, Inode, NodeKind
@@ -13,7 +14,7 @@ from repository.format.journal import Anchor, Change, ExtentDelta, Flush, NameCh
 from repository.ids import ROOT_FILE_ID, FileId
 from repository.live import names
 from repository.live.filedata import FILE_SIZE_MAX, Cut, FileData, Flight, Piece
-from repository.live.node import Node
+from repository.live.node import FACTS, Facts, Node
 from repository.live.tree import LiveTree
 
 NODE_CLAIM_BYTES: Final = 320
@@ -22,22 +23,32 @@ CHUNK_CLAIM_BYTES: Final = 80
 """Journal bytes that describe one chunk of a file: an Extent and its ExtentDelta."""
 
 
-@dataclass(frozen=True, slots=True)
-class _CapturedNode:
-    inode: Inode
-    events: tuple[Flight | Cut, ...]
+class _CapturedNode(NamedTuple):
+    facts: Facts
+    events: Sequence[Flight | Cut]
     fresh: bool
     linked: bool
 
 
+class _CapturedName(NamedTuple):
+    parent: FileId
+    name: bytes
+    child: FileId | None
+    kind: NodeKind
+
+
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """A moment of the tree, for one flush. `count` is how many inodes and names it holds."""
+    """A moment of the tree, for one flush. `count` is how many inodes and names it holds.
 
-    anchors: tuple[Anchor, ...]
-    nodes: tuple[_CapturedNode, ...]
-    bindings: tuple[NameChange, ...]
-    gone: tuple[FileId, ...]
+    Thousands of them are taken in one step in which no request is served: so only what may change is copied, as it is,
+    and a worker makes the journal's values of it.
+    """
+
+    anchors: Sequence[Anchor]
+    nodes: Sequence[_CapturedNode]
+    bindings: Sequence[_CapturedName]
+    gone: Sequence[FileId]
 
     @property
     def count(self) -> int:
@@ -47,25 +58,29 @@ class Capture:
 def capture(tree: LiveTree) -> Capture:
     """Everything that changed since the last capture. The caller has moved all runs into flights just before."""
     nodes: list[_CapturedNode] = []
+    overlay = tree.overlay
     for file_id in tree.journal_nodes:
-        node = tree.overlay.get(file_id)
+        node = overlay.get(file_id)
         if node is None:
             continue
-        events: tuple[Flight | Cut, ...] = ()
-        if node.data is not None:
-            events = tuple(node.data.unjournaled)
-            node.data.unjournaled = []
-        nodes.append(_CapturedNode(node.attributes(), events, node.fresh, node.linked))
+        data = node.data
+        events: Sequence[Flight | Cut] = ()
+        if data is not None and data.unjournaled:
+            events, data.unjournaled = data.unjournaled, []
+        nodes.append(_CapturedNode(FACTS(node), events, node.fresh, node.linked))
         node.fresh = False
-    bindings: list[NameChange] = []
+    bindings: list[_CapturedName] = []
     for parent, name in tree.journal_names:
-        holder = tree.overlay.get(parent)
+        holder = overlay.get(parent)
         if holder is None:
             continue
         child = holder.changes.get(name)
-        known = tree.overlay.get(child) if child is not None else None
-        bindings.append(NameChange(parent, name, None if known is None else (known.file_id, known.kind)))
-    captured = Capture(tuple(tree.anchors), tuple(nodes), tuple(bindings), tuple(tree.journal_gone))
+        known = overlay.get(child) if child is not None else None
+        if known is None:
+            bindings.append(_CapturedName(parent, name, None, NodeKind.FILE))
+        else:
+            bindings.append(_CapturedName(parent, name, known.file_id, known.kind))
+    captured = Capture(tree.anchors, nodes, bindings, tree.journal_gone)
     if captured.count:
         tree.anchors = []
     tree.journal_nodes = {}
@@ -90,8 +105,9 @@ def changes_of(captured: Capture) -> list[Change]:
                     if piece.chunk is not None
                 )
                 deltas.append(ExtentDelta(event.start, event.end, extents))
-        changes.append(NodeChange(node.inode, tuple(deltas), replaces=node.fresh, linked=node.linked))
-    changes.extend(captured.bindings)
+        changes.append(NodeChange(Inode(*node.facts), tuple(deltas), replaces=node.fresh, linked=node.linked))
+    for parent, name, child, kind in captured.bindings:
+        changes.append(NameChange(parent, name, None if child is None else (child, kind)))
     changes.extend(NodeGone(file_id) for file_id in captured.gone)
     return changes
 

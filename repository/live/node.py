@@ -1,7 +1,9 @@
 """A changed inode of the live tree, in memory. Values only; the rules are in `tree` and `names`."""
 
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Final
 
 from repository.format.inode import EMPTY_DIR, DirRef, Extent, ExtentsRef, Inode, NodeKind, Totals
@@ -89,6 +91,41 @@ class Node:
             totals=totals,
         )
 
+
+Facts = tuple[
+    NodeKind,
+    FileId,
+    int,
+    int,
+    int,
+    int,
+    int,
+    int,
+    int,
+    int,
+    int,
+    int,
+    tuple[tuple[bytes, bytes], ...],
+    bytes,
+]
+"""What the journal tells of a node, in the order of the fields of `Inode`."""
+FACTS: Final[Callable[[Node], Facts]] = attrgetter(
+    "kind",
+    "file_id",
+    "version",
+    "mode",
+    "uid",
+    "gid",
+    "rdev",
+    "size",
+    "nlink",
+    "atime_ns",
+    "mtime_ns",
+    "ctime_ns",
+    "xattrs",
+    "target",
+)
+"""Takes a node's facts in one call: making an Inode of each takes ten times as long."""
 
 View = Node | Inode
 """What reading code sees: both have the same attribute names."""

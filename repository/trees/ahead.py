@@ -1,6 +1,7 @@
 """Bringing in a subtree's listings before they are walked: hundreds of records in one hop, where a walk that asks for
 one directory after the other pays for each of them."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from repository.errors import DamagedError, VolumeError
@@ -20,10 +21,17 @@ def load_below(cache: RecordCache, ref: DirRef) -> None:
     """
     if ref.content is None or ref.attrs is None or cache.holds(ref.content):
         return
-    pairs = [(ref.content, ref.attrs)]
+    load_levels(cache, [(ref.content, ref.attrs)], AHEAD_RECORDS)
+
+
+def load_levels(cache: RecordCache, pairs: Sequence[tuple[RecordId, RecordId]], most: int) -> None:
+    """Have the listings `pairs` and those below them in `cache`, level by level, until there are `most` records.
+
+    Never raises for damage: whoever walks meets it again.
+    """
     loaded = 0
-    while pairs and loaded < AHEAD_RECORDS:
-        ids = [one for pair in pairs[: (AHEAD_RECORDS - loaded + 1) // 2] for one in pair]
+    while pairs and loaded < most:
+        ids = [one for pair in pairs[: (most - loaded + 1) // 2] for one in pair]
         loaded += len(ids)
         try:
             nodes = cache.load(ids)

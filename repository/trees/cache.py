@@ -80,6 +80,12 @@ def expect(node: Node, form: type[_N], record_id: RecordId) -> _N:
     return node
 
 
+def check_level(level: int, demanded: int | None, record_id: RecordId) -> None:
+    """Levels go down by one at each step, so that no record can stand below itself. Raises DamagedError."""
+    if demanded is not None and level != demanded:
+        raise DamagedError(f"Record {record_id.hex()} is of level {level} where {demanded} belongs.")
+
+
 class _Shelf:
     """The records themselves, least recently used first. Thread safe."""
 

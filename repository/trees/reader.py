@@ -1,28 +1,36 @@
-"""Reading trees: look-ups, listings, extents, the links table. Nothing is decoded that was not asked for."""
+"""Reading trees: look-ups and listings; extents and the links table are in modules of their own. Nothing is decoded
+that was not asked for."""
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from repository.errors import DamagedError
 from repository.format.attributes import Contents, inode_at
-from repository.format.extents import ExtentList, ExtentSegment, ExtentSegmentRef
-from repository.format.inode import DirRef, Entry, Extent, ExtentsRef, Inode, NodeKind, Totals
-from repository.format.links import LinksList, LinksSegment
-from repository.format.packing import SIZE_MAX_BYTES
+from repository.format.extents import ExtentSegmentRef
+from repository.format.inode import DirRef, Entry, Inode, NodeKind, Totals
 from repository.format.stats import Stat, stats_of
 from repository.format.tree import AttrsList, ContentList, DirAttrs, DirContent, ListedSegment
-from repository.format.xattrs import Xattrs
-from repository.ids import FileId, RecordId
-from repository.trees.ahead import load_below
-from repository.trees.cache import NotCached, RecordCache, XattrsNode, expect
+from repository.ids import RecordId
+from repository.trees.ahead import load_below, load_levels
+from repository.trees.cache import NotCached, RecordCache, check_level, expect
+from repository.trees.extents import Content, ExtentReader, FileContent
+from repository.trees.links import LinksReader, sum_totals
 
-__all__ = ["EntryPlace", "ExtentSegmentRef", "NotCached", "Page", "RecordCache", "Row", "TreeReader"]
+__all__ = [
+    "Content",
+    "EntryPlace",
+    "ExtentSegmentRef",
+    "NotCached",
+    "Page",
+    "RecordCache",
+    "Row",
+    "TreeReader",
+    "sum_totals",
+]
 
 AHEAD_SEGMENTS: Final = 8
 """Segments that a listing asks for in one hop: 16 records, about 2,000 names."""
-AHEAD_XATTRS: Final = 16
-"""XATTRS records that a listing asks for in one hop."""
 
 
 class EntryPlace(NamedTuple):
@@ -54,15 +62,12 @@ class Page(NamedTuple):
     entries: int
 
 
-class TreeReader:
+class TreeReader(ExtentReader, LinksReader):
     """Answers from immutable tree records.
 
     Every method raises DamagedError or MissingRecordError where the tree cannot be read, and over a cache with
     inline=False NotCached, before anything has happened: load its ids, then call again. Thread safe.
     """
-
-    def __init__(self, cache: RecordCache) -> None:
-        self.cache = cache
 
     def lookup(self, ref: DirRef, name: bytes) -> Inode | None:
         """The inode under `name`, or None. LINK entries come back unresolved: see `link`."""
@@ -100,6 +105,15 @@ class TreeReader:
         content, attrs = self._pair(content_id, attrs_id)
         return Entry(content.names[position], self._inode(content, attrs, position))
 
+    def file_at(self, content_id: RecordId, position: int) -> FileContent | None:
+        """The content of the file in row `position` of a segment; None where something else stands there, a hard
+        link for example. Raises IndexError where the segment is shorter."""
+        files = expect(self.cache.get(content_id), DirContent, content_id).files
+        if files.kinds[position] != NodeKind.FILE:
+            return None
+        extents, size, _ = files.extents(position)
+        return FileContent(extents, size)
+
     def directory_at(self, content_id: RecordId, attrs_id: RecordId, position: int) -> DirRef:
         """The listing of the directory in row `position` of a segment."""
         content, attrs = self._pair(content_id, attrs_id)
@@ -112,6 +126,11 @@ class TreeReader:
             raise DamagedError(f"Record {attrs_id.hex()} is damaged: a directory has half a listing.")
         return DirRef(listing, other)
 
+    def directory_behind(self, content_id: RecordId, attrs_id: RecordId, position: int) -> DirRef | None:
+        """The listing of the next directory behind row `position` of a segment, or None."""
+        row = self._pair(content_id, attrs_id)[0].files.kinds.find(NodeKind.DIRECTORY, position + 1)
+        return None if row < 0 else self.directory_at(content_id, attrs_id, row)
+
     def names_at(self, places: Sequence[tuple[RecordId, int]]) -> list[bytes]:
         """The names in these rows of content segments. Raises IndexError where one is shorter."""
         nodes = self.cache.fetch([content_id for content_id, _ in places])
@@ -121,12 +140,26 @@ class TreeReader:
     def unread_directories(self, content_id: RecordId, attrs_id: RecordId, position: int, most: int) -> list[RecordId]:
         """What is not in memory of the listings of a segment's directories, from the one in row `position` on; nothing
         where that one's is there. At most `most` directories."""
+        if not self.cache.missing(
+            ref_id for pair in self._children(content_id, attrs_id, position, 1) for ref_id in pair
+        ):
+            return []
+        pairs = self._children(content_id, attrs_id, position, most)
+        return self.cache.missing(ref_id for pair in pairs for ref_id in pair)
+
+    def load_beside(self, content_id: RecordId, attrs_id: RecordId, position: int, most: int, below: int) -> None:
+        """Has `most` listings of a segment's directories in memory, from the one in row `position` on, and about
+        `below` records of what is below them. Damage stays silent: whoever walks meets it again."""
+        pairs = self._children(content_id, attrs_id, position, most)
+        load_levels(self.cache, pairs, 2 * len(pairs) + below)
+
+    def _children(
+        self, content_id: RecordId, attrs_id: RecordId, position: int, most: int
+    ) -> list[tuple[RecordId, RecordId]]:
+        """The listings of a segment's directories, from the one in row `position` on; without empty ones."""
         content, attrs = self._pair(content_id, attrs_id)
         ordinal = content.files.kinds.count(NodeKind.DIRECTORY, 0, position)
-        contents, others = content.files.children(ordinal, most), attrs.columns.children(ordinal, most)
-        if not self.cache.missing([*contents[:1], *others[:1]]):
-            return []
-        return self.cache.missing([*contents, *others])
+        return list(zip(content.files.children(ordinal, most), attrs.columns.children(ordinal, most), strict=False))
 
     def page(self, ref: DirRef, ordinal: int) -> Page | None:
         """The entry number `ordinal` of a directory, and those behind it in its segment; None where there is none."""
@@ -220,87 +253,6 @@ class TreeReader:
             rows = [files.row_totals(row) for row in range(files.count)]
         return sum_totals(rows)
 
-    def link(self, links: RecordId | None, file_id: FileId) -> Inode | None:
-        """The inode of `file_id` in the links table `links`, or None."""
-        found = self._links_segment(links, file_id)
-        row = None if found is None else found.find(file_id)
-        return None if found is None or row is None else self._linked(found, row)
-
-    def scan_links(self, links: RecordId | None, after: FileId | None = None) -> Iterator[Inode]:
-        """Inodes of a links table by ascending file id, those behind `after` only."""
-        pending: list[tuple[RecordId, int | None]] = [] if links is None else [(links, None)]
-        while pending:
-            record_id, level = pending.pop()
-            node = self.cache.fetch((record_id,), [one for one, _ in reversed(pending[-AHEAD_SEGMENTS:])])[0]
-            if isinstance(node, LinksList):
-                _check_level(node.level, level, record_id)
-                first = 0 if after is None else node.index_of(after)
-                pending += [(child.id, node.level - 1) for child in reversed(node.children[first:])]
-                continue
-            segment = expect(node, LinksSegment, record_id)
-            _check_level(0, level, record_id)
-            for row, file_id in enumerate(segment.file_ids):
-                if after is None or file_id > after:
-                    yield self._linked(segment, row)
-
-    def link_totals(self, links: RecordId | None) -> Totals:
-        """Number of inodes in a links table (each counted once), and the sum of their sizes in bytes."""
-        if links is None:
-            return Totals(0, 0)
-        node = self.cache.get(links)
-        if isinstance(node, LinksList):
-            return sum_totals([Totals(child.inodes, child.content_bytes) for child in node.children])
-        return expect(node, LinksSegment, links).totals()
-
-    def extents(self, inode: Inode, start: int, end: int) -> list[Extent]:
-        """Extents that overlap bytes `start` up to `end` of the file, sorted; whole, not cut at the borders."""
-        if start >= end:
-            return []
-        if not isinstance(inode.extents, ExtentsRef):
-            first = bisect_right(inode.extents, start, key=_end_of)
-            behind = bisect_left(inode.extents, end, key=_start_of)
-            return list(inode.extents[first:behind])
-        return self.extents_in(inode.extents, start, end)
-
-    def extents_in(self, ref: ExtentsRef, start: int, end: int) -> list[Extent]:
-        """As `extents`, of a long extent list."""
-        segments = self._overlapping(ref.head, start, end)
-        found: list[Extent] = []
-        for one, node in zip(segments, self.cache.fetch([one.id for one in segments]), strict=True):
-            found += self.extents_of(one, expect(node, ExtentSegment, one.id), start, end)
-        return found
-
-    def extents_bytes(self, extents: tuple[Extent, ...] | ExtentsRef) -> int:
-        """Sum of the extents' lengths."""
-        if not isinstance(extents, ExtentsRef):
-            return sum(extent.length for extent in extents)
-        return sum(ref.allocated_bytes for ref in self.extent_list(extents.head).children)
-
-    def extent_list(self, head: RecordId) -> ExtentList:
-        """The list that `head` names."""
-        return expect(self.cache.get(head), ExtentList, head)
-
-    def links_height(self, links: RecordId) -> int:
-        """Number of lists above the segments of a links table."""
-        node = self.cache.get(links)
-        return node.level if isinstance(node, LinksList) else 0
-
-    def extent_segments(self, ref: ExtentsRef) -> list[ExtentSegmentRef]:
-        """All segments of a long extent list, sorted by offset."""
-        return self._overlapping(ref.head, 0, SIZE_MAX_BYTES)
-
-    def extent_segment(self, ref: ExtentSegmentRef) -> list[Extent]:
-        """All extents of one segment."""
-        node = expect(self.cache.get(ref.id), ExtentSegment, ref.id)
-        return self.extents_of(ref, node, ref.first_offset, ref.end_offset)
-
-    @staticmethod
-    def extents_of(ref: ExtentSegmentRef, node: ExtentSegment, start: int, end: int) -> list[Extent]:
-        """Those of a segment that overlap. Raises DamagedError where the segment is not what its list says."""
-        if node.count != ref.extent_count or node.span_bytes != ref.end_offset - ref.first_offset:
-            raise DamagedError(f"Record {ref.id.hex()} is another extent segment than its list says.")
-        return node.extents(ref.first_offset, start, end)
-
     # Below: how it is done.
 
     def _nodes(
@@ -312,13 +264,13 @@ class TreeReader:
             other = expect(attrs, AttrsList, attrs_id)
             if other.level != content.level or other.count != content.count or other.entries != content.entries:
                 raise DamagedError(f"Record {attrs_id.hex()} is not the attribute list of {content_id.hex()}.")
-            _check_level(content.level, level, content_id)
+            check_level(content.level, level, content_id)
             return content, other
         segment = expect(content, DirContent, content_id)
         columns = expect(attrs, DirAttrs, attrs_id)
         if columns.columns.count != segment.files.count or columns.columns.directories != segment.files.directories:
             raise DamagedError(f"Record {attrs_id.hex()} does not hold the attributes of {content_id.hex()}.")
-        _check_level(0, level, content_id)
+        check_level(0, level, content_id)
         return segment, columns
 
     def _pair(
@@ -357,64 +309,8 @@ class TreeReader:
             xattrs = self._xattrs(xattrs, attrs.columns.xattr_ids())
         return inode_at(content.files, attrs.columns, row, xattrs, contents)
 
-    def _linked(self, segment: LinksSegment, row: int) -> Inode:
-        xattrs = segment.attrs.xattrs(row)
-        if isinstance(xattrs, bytes):
-            xattrs = self._xattrs(xattrs, segment.attrs.xattr_ids())
-        return inode_at(segment.files, segment.attrs, row, xattrs)
-
-    def _xattrs(self, record_id: RecordId, siblings: list[RecordId]) -> Xattrs:
-        at = siblings.index(record_id) + 1
-        node = self.cache.fetch((record_id,), siblings[at : at + AHEAD_XATTRS])[0]
-        return expect(node, XattrsNode, record_id).xattrs
-
-    def _links_segment(self, links: RecordId | None, file_id: FileId) -> LinksSegment | None:
-        level: int | None = None
-        while links is not None:
-            node = self.cache.get(links)
-            if not isinstance(node, LinksList):
-                _check_level(0, level, links)
-                return expect(node, LinksSegment, links)
-            _check_level(node.level, level, links)
-            level = node.level - 1
-            links = node.children[node.index_of(file_id)].id
-        return None
-
-    def _overlapping(self, head: RecordId, start: int, end: int) -> list[ExtentSegmentRef]:
-        node = self.extent_list(head)
-        found = node.overlapping(start, end)
-        for level in range(node.level - 1, 0, -1):
-            lower = self.cache.fetch([ref.id for ref in found])
-            refs: list[ExtentSegmentRef] = []
-            for ref, one in zip(found, lower, strict=True):
-                list_ = expect(one, ExtentList, ref.id)
-                _check_level(list_.level, level, ref.id)
-                refs += list_.overlapping(start, end)
-            found = refs
-        return found
-
 
 def _behind(content: ContentList, attrs: AttrsList, index: int) -> list[RecordId]:
     """The records of the children that follow number `index`, as many as are worth the same hop."""
     following = range(index + 1, min(index + AHEAD_SEGMENTS, content.count))
     return [children.child(one) for one in following for children in (content, attrs)]
-
-
-def _check_level(level: int, demanded: int | None, record_id: RecordId) -> None:
-    """Levels go down by one at each step, so that no record can stand below itself."""
-    if demanded is not None and level != demanded:
-        raise DamagedError(f"Record {record_id.hex()} is of level {level} where {demanded} belongs.")
-
-
-def _start_of(extent: Extent) -> int:
-    return extent.offset
-
-
-def _end_of(extent: Extent) -> int:
-    return extent.offset + extent.length
-
-
-def sum_totals(parts: Sequence[Totals]) -> Totals:
-    """Their sum; bytes stop at 2^63 - 1, for sparse files can claim more than that together."""
-    content_bytes = sum(part.content_bytes for part in parts)
-    return Totals(sum(part.files for part in parts), min(content_bytes, SIZE_MAX_BYTES))

@@ -76,6 +76,7 @@ def test_fsync_of_a_file_keeps_its_name_and_its_new_parents(mount: Mounted) -> N
     os.rename(mount.live / "old" / "file", mount.live / "new" / "deep" / "renamed")
     with (mount.live / "new" / "deep" / "file").open("wb") as file:
         file.write(b"synced" * 100_000)
+        file.flush()  # Python's own buffer is as large as st_blksize
         os.setxattr(file.fileno(), "user.x", b"too")
         os.fsync(file.fileno())
     mount.kill()

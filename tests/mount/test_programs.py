@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from repository.units import MIB
 from tests.support.mounted import Mounted, python, run, start_python
 
 pytestmark = pytest.mark.mount
@@ -19,6 +20,22 @@ LOCAL_GIT = ("git", "-c", "user.name=Anna", "-c", "user.email=anna@example.org",
 def git(cwd: Path, *arguments: str | Path) -> str:
     """Runs git without the configuration of whoever runs the tests."""
     return run(["env", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null", *LOCAL_GIT, *arguments], cwd)
+
+
+def test_cp_writes_a_large_file_a_mebibyte_at_a_time(place: Path, tmp_path: Path) -> None:
+    """Each write is a request, for which `cp` and the mount wake each other."""
+    data = random.Random(3).randbytes(16 * MIB)
+    (tmp_path / "large").write_bytes(data)
+    before = _writes_of_children()
+    run(["cp", tmp_path / "large", place / "copy"])
+    assert 16 <= _writes_of_children() - before <= 16 + 8
+    assert (place / "copy").read_bytes() == data
+
+
+def _writes_of_children() -> int:
+    """Calls of `write` by this process and by those it has waited for."""
+    counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(counts["syscw"])
 
 
 def test_sqlite_in_wal_mode_with_a_reader_and_a_writer(place: Path) -> None:

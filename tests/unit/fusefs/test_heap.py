@@ -6,10 +6,11 @@ import sys
 import pytest
 
 ARENAS = """
-import ctypes, sys, threading
+import ctypes, gc, sys, threading
 from fusefs import heap
 if sys.argv[1] == "bounded":
     assert heap.bound()
+    assert gc.get_threshold()[2] >= 100, "a look at everything stops every request"
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 everybody = threading.Barrier(8)

@@ -49,3 +49,21 @@ async def test_beyond_the_bound_the_oldest_names_go_and_age_anew(
         root = session.tree.resolve(ROOT_FILE_ID)
         table.told(ROOT_FILE_ID, b"directory", root, linked=False)
         assert b"directory" not in [name for _, name in (*table.overdue(), *table.overdue())]
+
+
+async def test_a_name_of_a_linked_file_is_taken_away_too(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tree remembers no place of those; and what was looked up once costs one entry of one table."""
+    monkeypatch.setattr(known, "KNOWN_MAX", 0)
+    async with served(tmp_path, nursery) as (session, _):
+        table = KnownInodes(session.tree)
+        node = await write_file(session, b"a", b"")
+        number = live_number(node.file_id)
+        table.told(ROOT_FILE_ID, b"a", node, linked=False)
+        table.told(ROOT_FILE_ID, b"b", node, linked=True)
+        assert table.overdue() == [(live_number(ROOT_FILE_ID), b"b")]
+        table.forget([(number, 1)])
+        assert [name for _, name in table.overdue()] == [b"b"]
+        table.forget([(number, 1)])
+        assert table.overdue() == [] and node.file_id not in session.tree.places

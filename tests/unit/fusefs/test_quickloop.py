@@ -1,6 +1,7 @@
 """The lock that stands in for trio's under pyfuse3."""
 
 import os
+from collections import Counter
 
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -101,3 +102,36 @@ async def test_a_busy_device_does_not_starve_the_other_tasks() -> None:
         os.close(reading)
         os.close(writing)
     assert turns >= 15
+
+
+class Steps(trio.abc.Instrument):
+    """Counts the steps of tasks by name."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.seen[task.name] += 1
+
+
+async def test_who_waits_is_not_woken_while_another_goes_on() -> None:
+    """Each look at a lock that was held again already was a round of trio's loop."""
+    lock = QuickLock()
+    steps = Steps()
+
+    async def waits() -> None:
+        async with lock:
+            pass
+
+    async with trio.open_nursery() as nursery:
+        async with lock:
+            nursery.start_soon(waits, name="waits")
+            await wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(steps)
+        for _ in range(50):
+            async with lock:  # taken again in the step in which it was let go, and then waited with
+                await trio.lowlevel.checkpoint()
+        assert steps.seen["waits"] == 0
+        await wait_all_tasks_blocked()
+        assert steps.seen["waits"] == 1, "but when its holder waits for something else"
+        trio.lowlevel.remove_instrument(steps)

@@ -191,3 +191,23 @@ async def test_a_cache_that_is_too_small_still_reads_right() -> None:
     async with trio.open_nursery() as nursery:
         path = path_over(Shelf(chunks), nursery, capacity_bytes=5000)
         assert bytes(await path.read(inode, Stream(), 0, 80_000)) == content
+
+
+async def test_a_file_of_one_chunk_in_memory_needs_nobody(nursery: trio.Nursery) -> None:
+    inode, chunks, content = file_of([3000])
+    shelf = Shelf(chunks)
+    path = path_over(shelf, nursery)
+    assert path.at_hand(inode, 0, 4096) is None
+    assert bytes(await path.read(inode, Stream(), 0, 4096)) == content
+    for offset, length in ((0, 4096), (0, 3000), (0, 100), (2900, 4096), (3000, 10), (5000, 10)):
+        found = path.at_hand(inode, offset, length)
+        assert found is not None and bytes(found) == content[offset : offset + length]
+    assert len(shelf.asked) == 1
+    part = Inode(NodeKind.FILE, FileId(8), size=100, extents=(Extent(0, 100, chunk_id(0), 50),))
+    found = path.at_hand(part, 10, 4096)
+    assert found is not None and bytes(found) == content[60:150]
+    longer = Inode(NodeKind.FILE, FileId(8), size=3100, extents=(Extent(0, 3100, chunk_id(0), 0),))
+    assert path.at_hand(longer, 0, 4096) is None, "damage is for the other way to tell"
+    for lengths in ([3000, 0], [0, 3000], [3000, 3000]):
+        other, _, _ = file_of(lengths)
+        assert path.at_hand(other, 0, 1 << 20) is None

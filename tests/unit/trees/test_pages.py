@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repository.errors import DamagedError
-from repository.format.inode import DirRef, Entry, Inode, NodeKind
+from repository.format.inode import DirRef, Entry, Extent, Inode, NodeKind
 from repository.format.record import RecordKind
 from repository.format.stats import Stat
-from repository.ids import FileId
+from repository.ids import FileId, RecordId
 from repository.trees import houses
 from repository.trees.cache import NotCached, RecordCache
 from repository.trees.reader import Page, TreeReader
@@ -97,12 +97,48 @@ def test_a_segments_directories_are_named_from_one_on_unless_that_one_is_in_memo
     assert set(reader.unread_directories(top.content, top.attrs, 1, 2)) == {*both[0], *both[1]}
     assert set(reader.unread_directories(top.content, top.attrs, 4, 9)) == {*both[3], *both[4], *both[5]}
     assert set(reader.unread_directories(top.content, top.attrs, 5, 9)) == {*both[4], *both[5]}
-    assert set(reader.unread_directories(top.content, top.attrs, 3, 9)) == {*both[3], *both[4], *both[5]}, (
-        "itself is empty"
-    )
+    assert reader.unread_directories(top.content, top.attrs, 3, 9) == [], "itself is empty, nothing to wait for"
     reader.cache.load([one for one in both[3] if one])
     assert reader.unread_directories(top.content, top.attrs, 4, 9) == []
     assert set(reader.unread_directories(top.content, top.attrs, 1, 9)) == {*both[0], *both[1], *both[4], *both[5]}
+
+
+def test_what_is_below_a_segments_directories_comes_along() -> None:
+    store = MemoryStore()
+    deep = [written(store, [Entry(b"%d" % number, Inode(NodeKind.FILE, FileId(number + 90)))]) for number in range(6)]
+    below = [
+        written(store, [Entry(b"deep", Inode(NodeKind.DIRECTORY, FileId(number + 50), directory=ref))])
+        for number, ref in enumerate(deep)
+    ]
+    top = written(
+        store,
+        [
+            Entry(b"d%d" % number, Inode(NodeKind.DIRECTORY, FileId(number + 2), directory=ref))
+            for number, ref in enumerate(below)
+        ],
+    )
+    assert top.content is not None and top.attrs is not None
+    for more, expected in ((0, 0), (4, 2), (100, 3)):
+        cache = RecordCache(store, CACHE_BYTES, inline=True)
+        TreeReader(cache).load_beside(top.content, top.attrs, 2, 3, more)
+        assert [cache.holds(ref.content) for ref in below if ref.content] == [False, False, True, True, True, False]
+        assert sum(cache.holds(ref.content) for ref in deep if ref.content) == expected
+    reader = TreeReader(RecordCache(store, CACHE_BYTES, inline=True))
+    assert reader.directory_behind(top.content, top.attrs, 2) == below[3]
+    assert reader.directory_behind(top.content, top.attrs, 5) is None
+
+
+def test_the_content_of_a_file_is_what_its_inode_says() -> None:
+    store = MemoryStore()
+    extents = (Extent(0, 100, RecordId(bytes(31) + b"x"), 7),)
+    file = Inode(NodeKind.FILE, FileId(5), size=100, extents=extents, allocated_bytes=100)
+    ref = written(store, [Entry(b"a", Inode(NodeKind.DIRECTORY, FileId(4))), Entry(b"b", file)])
+    reader = TreeReader(RecordCache(store, CACHE_BYTES, inline=True))
+    assert ref.content is not None
+    assert reader.file_at(ref.content, 0) is None
+    assert reader.file_at(ref.content, 1) == (extents, 100)
+    with pytest.raises(IndexError):
+        reader.file_at(ref.content, 2)
 
 
 def test_a_listing_reads_no_extended_attributes() -> None:
