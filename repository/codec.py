@@ -42,6 +42,15 @@ class Payload(NamedTuple):
     xxh3: int
 
 
+class Packed(NamedTuple):
+    """A record whose plain bytes stay where they are: what a put needs to know of it. Without a payload it can only be
+    found, not stored."""
+
+    id: RecordId
+    raw_length: int
+    payload: Payload | None
+
+
 class Codec:
     """Identity and compression of one repository's records. Thread safe."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from repository.climbing import Climber
-from repository.codec import Codec, Payload
+from repository.codec import Codec, Packed, Payload
 from repository.errors import NoSpaceError, VolumeError
 from repository.format.pack import Stream
 from repository.format.record import HEADER_BYTES, Buffer, Place, RecordKind, Stored
@@ -36,6 +36,14 @@ def stream_of(kind: RecordKind, stored_length: int) -> Stream:
     if stored_length >= BULK_MIN_BYTES:
         return Stream.BULK
     return Stream.SMALL if kind in (RecordKind.CHUNK, RecordKind.JOURNAL) else Stream.TREE
+
+
+Goods = Buffer | Packed
+"""A record to be stored: its plain bytes, or what others made of them."""
+
+
+class UnpackedError(Exception):
+    """A record came without its payload and isn't known (any more). Who puts the batch again finds what was stored."""
 
 
 class _New(NamedTuple):
@@ -69,7 +77,7 @@ class _Round:
 
     kind: RecordKind
     ids: Sequence[RecordId]
-    payloads: Sequence[Buffer]
+    goods: Sequence[Goods]
     lease: Lease
     claim: Claim
     results: dict[int, Stored] = field(default_factory=dict)
@@ -119,13 +127,13 @@ class Putter:
         self,
         kind: RecordKind,
         ids: Sequence[RecordId],
-        payloads: Sequence[Buffer],
+        goods: Sequence[Goods],
         lease: Lease,
         claim: Claim | None,
     ) -> list[Stored]:
-        """See `RecordStore.put`; `ids` are those of `payloads`."""
+        """See `RecordStore.put` and `put_packed`; `ids` are those of `goods`."""
         own = claim if claim is not None else Claim(0, 0, 0)
-        this = _Round(kind, ids, payloads, lease, own)
+        this = _Round(kind, ids, goods, lease, own)
         try:
             if this.shared:
                 self._look_up(this)
@@ -144,7 +152,7 @@ class Putter:
         for item, batch in this.waits:
             batch.done.wait()
             if batch.failed:
-                this.results[item] = self.put(kind, [ids[item]], [payloads[item]], lease, claim)[0]
+                this.results[item] = self.put(kind, [ids[item]], [goods[item]], lease, claim)[0]
         return [this.results[item] for item in range(len(ids))]
 
     def _look_up(self, this: _Round) -> None:
@@ -170,7 +178,7 @@ class Putter:
     def _store(self, this: _Round, fresh: list[int]) -> None:
         if not fresh:
             return
-        packed = self._codec.compress_many([this.payloads[item] for item in fresh])
+        packed = self._packed([this.goods[item] for item in fresh])
         news = [
             _New(item, payload, self._ledger.record_cost(HEADER_BYTES + len(payload.buffer)))
             for item, payload in zip(fresh, packed, strict=True)
@@ -185,6 +193,19 @@ class Putter:
             raise
         self._complete(this)
         self._writer.relieve()
+
+    def _packed(self, goods: list[Goods]) -> list[Payload]:
+        """What will be stored of each. Raises UnpackedError."""
+        plain: list[Buffer] = []
+        ready: list[Payload] = []
+        for one in goods:
+            if not isinstance(one, Packed):
+                plain.append(one)
+            elif one.payload is None:
+                raise UnpackedError
+            else:
+                ready.append(one.payload)
+        return self._codec.compress_many(plain) if plain else ready
 
     def _cover(self, claim: Claim, cost: int, stream: Stream) -> None:
         """Make `claim` worth `cost`: out of what is free, by allocating, by climbing, or out of the headroom."""
@@ -239,7 +260,8 @@ class Putter:
                         run = None
                         return done
                     run = _Run(pack, stream, pack.usable(self._ledger), len(this.placed), pack.room(self._ledger))
-                raw_length = len(this.payloads[item])
+                goods = this.goods[item]
+                raw_length = goods.raw_length if isinstance(goods, Packed) else len(goods)
                 place = run.pack.append(this.kind, payload.flags, record_id, raw_length, stored_length)
                 run.cost += cost
                 run.room -= cost

@@ -15,7 +15,7 @@ from pyroaring import BitMap64
 
 from repository.chunker import Chunker, is_zero
 from repository.climbing import Climber
-from repository.codec import Codec
+from repository.codec import Codec, Packed
 from repository.errors import (
     BallastError,
     DamagedError,
@@ -44,6 +44,7 @@ from repository.packs.writer import PackWriter
 from repository.ports import Clock
 from repository.putting import Putter
 from repository.shelf import PackShelf
+from repository.still import StillReader
 from repository.storage.calls import SystemClock
 from repository.storage.volume import Volume
 
@@ -243,6 +244,21 @@ class RecordStore(PackKeeping):
             self._keeper.tend(everything=False)
         return stored
 
+    def put_packed(self, kind: RecordKind, packed: Sequence[Packed], lease: Lease) -> list[Stored]:
+        """As `put`, of what was compressed elsewhere: ids and payloads are taken on trust.
+
+        Raises as `put`, and UnpackedError where a record without a payload is not known: then put it with its bytes.
+        """
+        self.check_writable()
+        stored = self._putter.put(kind, [one.id for one in packed], packed, lease, None)
+        if self._keeper.due():
+            self._keeper.tend(everything=False)
+        return stored
+
+    def known(self, ids: Sequence[RecordId]) -> list[bool]:
+        """Which of these a put would find. Reads no record."""
+        return [place is not None for place in self._index.find(ids, to_share=True)]
+
     def put_bytes(
         self, buffer: Buffer, *, final: bool, lease: Lease, claim: Claim | None = None
     ) -> tuple[list[ChunkRef], int]:
@@ -326,6 +342,11 @@ class RecordStore(PackKeeping):
     def locate(self, ids: Sequence[RecordId]) -> list[Place | None]:
         """Where each record lies; None where it is in no pack. Reads no record."""
         return self._index.find(ids, to_share=False)
+
+    def still(self) -> StillReader:
+        """A reader for processes forked after this: files opened here are closed, as their numbers will be others'."""
+        self._reader.close()
+        return StillReader(PackReader(self._volume, self._codec), self._index)
 
     # -- durability --------------------------------------------------------------------------------------------
 

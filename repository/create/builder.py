@@ -8,7 +8,7 @@ are divided), and an unchanged directory is never written at all.
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import fields, replace
 from operator import attrgetter
 from typing import Final, NamedTuple, Protocol
@@ -25,6 +25,7 @@ from repository.create.events import (
     Outcome,
 )
 from repository.create.ingest import Ingest
+from repository.create.readers import Readers
 from repository.create.scan import Scanner
 from repository.create.source import Directory
 from repository.format.inode import DirRef, Inode, NodeKind, Totals
@@ -91,15 +92,16 @@ class _Batch:
             len(self.tasks) >= BATCH_FILES or self.nbytes >= BATCH_BYTES or len(self._directories) >= BATCH_DIRECTORIES
         )
 
-    def send(self, pool: ThreadPoolExecutor, read: ReadBatch) -> None:
-        """Have it read by a worker."""
-        self._future = pool.submit(self._run, read)
+    def send(self, readers: Readers, read: ReadBatch) -> None:
+        """Have it read in a thread."""
 
-    def _run(self, read: ReadBatch) -> list[Outcome]:
-        try:
-            return read(self.tasks)
-        finally:
-            self._release()
+        def run() -> list[Outcome]:
+            try:
+                return read(self.tasks)
+            finally:
+                self._release()
+
+        self._future = readers.submit(run, more=self.full)
 
     def _release(self) -> None:
         for directory in self._directories:
@@ -118,7 +120,7 @@ class _Batch:
         return self._outcomes[row]
 
     def abandon(self) -> None:
-        """Give up what no worker has begun."""
+        """Give up what no thread has begun."""
         if self._future is None or self._future.cancel():
             self._release()
 
@@ -130,14 +132,14 @@ class _Waiting(NamedTuple):
 
 
 class Builder:
-    """Runs one scan to its end. Used by one thread; `pool` runs the reading."""
+    """Runs one scan to its end. Used by one thread; `readers` do the reading."""
 
     def __init__(
         self,
         scanner: Scanner,
         ingest: Ingest,
         trees: TreeSink,
-        pool: ThreadPoolExecutor,
+        readers: Readers,
         *,
         notices: Notices,
         progress: Progress,
@@ -145,7 +147,7 @@ class Builder:
         self._scanner = scanner
         self._ingest = ingest
         self._trees = trees
-        self._pool = pool
+        self._readers = readers
         self._notices = notices
         self._progress = progress
         self._waiting: deque[_Waiting] = deque()
@@ -197,7 +199,7 @@ class Builder:
     def _send(self) -> None:
         batch = self._batch
         if batch.tasks:
-            batch.send(self._pool, self._ingest.read_batch)
+            batch.send(self._readers, self._ingest.read_batch)
             self._under_way.append(batch)
             self._batch = _Batch()
 

@@ -2,26 +2,27 @@
 
 import os
 import socket
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
 from repository.chunker import Chunker
+from repository.codec import Codec
 from repository.create.builder import Builder, Built
 from repository.create.estimate import Planned, gave_up, require_room
 from repository.create.exclude import Excludes
 from repository.create.ingest import Ingest
+from repository.create.readers import Readers
 from repository.create.scan import Base, FileIds, ScanCounts, Scanner, ScanOptions, wanted_tree
+from repository.create.sinks import CountingStore, Growth, HeldTrees, SharedWriter
 from repository.create.source import SourceError, directory_identity, lstat_path
+from repository.create.worker import ReadingWork
 from repository.errors import BallastError, DamagedError, NoSpaceError, UsageError
 from repository.format.catalog import Slot, cut_source
-from repository.format.inode import Extent, ExtentsRef, Totals
-from repository.format.record import Buffer, RecordKind, Stored
+from repository.format.inode import Totals
 from repository.ids import FileId
 from repository.leases import Lease
-from repository.ledger import Claim
 from repository.notices import Notices
 from repository.policy.preflight import Estimate
 from repository.ports import Progress
@@ -29,8 +30,6 @@ from repository.recovery import GAVE_UP_EVENT
 from repository.repo import Repository, Tree
 from repository.trees.writer import TreeWriter
 
-READERS: Final = 2
-"""Threads that read files: more only queue for the interpreter; reading itself is done by the kernel ahead of them."""
 STORERS: Final = 2
 """Threads that hash, compress and append what readers of large files cut."""
 
@@ -87,7 +86,7 @@ def create_snapshot(repo: Repository, request: CreateRequest, notices: Notices, 
     paths = _named(repo, request, notices)
     source = source_of(paths)
     scan, estimate = _begin(repo, request, paths, _parent(repo, source), notices, progress)
-    growth = _Growth()
+    growth = Growth()
     try:
         with repo.store.lease() as lease:
             while True:
@@ -262,54 +261,6 @@ def _options(repo: Repository, request: CreateRequest) -> ScanOptions:
     )
 
 
-class _Growth:
-    """What the repository has grown by. Thread safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.nbytes = 0
-
-    def add(self, nbytes: int) -> None:
-        with self._lock:
-            self.nbytes += nbytes
-
-
-class _CountingStore:
-    """The store, counting what it grows by, and finishing what recovery left for later. Thread safe."""
-
-    def __init__(self, repo: Repository, growth: _Growth) -> None:
-        self._store = repo.store
-        self._recovery = repo.recovery
-        self._growth = growth
-
-    def put(
-        self, kind: RecordKind, payloads: Sequence[Buffer], lease: Lease, claim: Claim | None = None
-    ) -> list[Stored]:
-        stored = self._store.put(kind, payloads, lease, claim)
-        self._growth.add(sum(one.stored_length for one in stored if one.new))
-        if self._recovery.unfinished:  # a climb freed just enough: now the margin, or the next segment climbs again
-            self._recovery.finish()
-        return stored
-
-
-class _SharedWriter:
-    """Long extent lists from many threads through a writer that takes one at a time."""
-
-    def __init__(self, trees: TreeWriter) -> None:
-        self._trees = trees
-        self._lock = threading.Lock()
-
-    def write_extents(self, extents: Sequence[Extent]) -> tuple[Extent, ...] | ExtentsRef:
-        with self._lock:
-            return self._trees.write_extents(extents)
-
-    def rewrite_extents(
-        self, base: ExtentsRef, changed: Sequence[tuple[int, int, Sequence[Extent]]]
-    ) -> tuple[Extent, ...] | ExtentsRef:
-        with self._lock:
-            return self._trees.rewrite_extents(base, changed)
-
-
 class _Run:
     """One attempt."""
 
@@ -317,7 +268,7 @@ class _Run:
         self,
         repo: Repository,
         lease: Lease,
-        growth: _Growth,
+        growth: Growth,
         notices: Notices,
         progress: Progress,
     ) -> None:
@@ -325,7 +276,7 @@ class _Run:
         self._lease = lease
         self._notices = notices
         self._progress = progress
-        self._store = _CountingStore(repo, growth)
+        self._store = CountingStore(repo, growth)
 
     def publish(self, scan: _Scan, built: Built, source: str, name: str | None) -> Slot:
         """List what was built as a snapshot."""
@@ -339,16 +290,21 @@ class _Run:
 
     def build(self, scanner: Scanner) -> tuple[Built, int]:
         """Go on with a scan to its end; the tree, and how many files were new or changed."""
-        reader = self._repo.reader
-        extents = _SharedWriter(TreeWriter(self._store, reader, self._lease))
-        trees = TreeWriter(self._store, reader, self._lease)
-        with ThreadPoolExecutor(READERS, "read") as readers, ThreadPoolExecutor(STORERS, "store") as storers:
-            chunker = Chunker(self._repo.config.chunker)
-            ingest = Ingest(self._store, extents, chunker, lease=self._lease, storing=storers)
+        config, reader = self._repo.config, self._repo.reader
+        chunker, codec = Chunker(config.chunker), Codec(config.id_key, config.seed)
+        extents = SharedWriter(TreeWriter(self._store, reader, self._lease))
+        trees = HeldTrees(self._store, codec, reader, self._lease)
+        work = ReadingWork(chunker, codec, self._repo.store.known, self._store.recent)
+        with Readers(work) as readers, ThreadPoolExecutor(STORERS, "store") as storers:
+            ingest = Ingest(
+                self._store, extents, chunker, lease=self._lease, storing=storers, crew=lambda: readers.crew
+            )
             builder = Builder(scanner, ingest, trees, readers, notices=self._notices, progress=self._progress)
             self._progress.start("Storing", None)
             try:
-                return builder.run(), builder.changed_files
+                built = builder.run()
+                trees.flush()
+                return built, builder.changed_files
             except BaseException:
                 ingest.stop()
                 builder.abandon()

@@ -1,41 +1,66 @@
-"""Reads files and puts their bytes into the store, in worker threads.
+"""Reads files and puts their bytes into the store, in threads.
 
-Small files travel in batches: one hop to a worker and one `put` for hundreds of them. A large file is read through a
+Small files travel in batches: one hop to a thread and one `put` for hundreds of them; where there is a crew, a thread
+only has one of its workers read, hash and compress them. A large file is read through a
 ring of fixed buffers; while one is hashed, compressed and appended by the storing pool, the next is read and cut.
-Memory per worker is therefore constant, whatever the file's size.
+Memory per thread is therefore constant, whatever the file's size.
 """
 
-import os
+import logging
+import stat
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from repository.chunker import Chunker, is_zero
+from repository.codec import Packed
+from repository.create.errand import decode_reply, encode_request
 from repository.create.events import FileTask, Outcome
+from repository.create.reading import (
+    CHANGED,
+    WHOLE_MAX_BYTES,
+    Answer,
+    Whole,
+    all_pieces,
+    open_regular,
+    read_whole,
+)
 from repository.create.scan import inode_of
-from repository.create.source import Directory, SourceError, SourceFile, Xattrs
+from repository.create.source import SourceError, SourceFile
+from repository.crew import Crew, WorkerLostError
 from repository.errors import InterruptedByUserError
-from repository.format.inode import Extent, ExtentsRef
+from repository.format.inode import Extent, ExtentsRef, Inode, NodeKind
 from repository.format.record import Buffer, RecordKind, Stored
 from repository.ids import FileId
 from repository.leases import Lease
+from repository.putting import UnpackedError
 from repository.units import MIB
 
-BUFFER_BYTES: Final = 4 * MIB
+__all__ = ["CHANGED", "Ingest"]
+
+BUFFER_BYTES: Final = WHOLE_MAX_BYTES
 """Bytes of a large file that go to the store in one call: about sixteen chunks."""
+MIDDLE_BUFFER_BYTES: Final = 1 * MIB
+"""The same for files that are not that large: two rings of five for a short while would take 50 MB otherwise."""
+HUGE_FROM_BYTES: Final = 32 * MIB
 RING_BUFFERS: Final = 5
 """One being read, four being stored or waiting for it: where one is slow to compress, the next two are not held up."""
 EXTENTS_AT_ONCE: Final = 65_536
 """Extents of one file held in memory (about 16 GiB of it) before they are written as records."""
-CHANGED: Final = "it changed while it was read, twice; what was read last is stored"
+LARGE_AT_ONCE: Final = 2
+"""Large files that are read at the same time, each through a ring of its own."""
+
+_log: Final = logging.getLogger(__name__)
 
 
 class ChunkStore(Protocol):
     """Where the bytes go."""
 
     def put(self, kind: RecordKind, payloads: Sequence[Buffer], lease: Lease) -> list[Stored]: ...
+
+    def put_packed(self, kind: RecordKind, packed: Sequence[Packed], lease: Lease) -> list[Stored]: ...
 
 
 class ExtentWriter(Protocol):
@@ -82,7 +107,7 @@ class _Extents:
 class Ingest:
     """Turns FileTasks into inodes. Its methods may be called from many threads at once.
 
-    `storing` runs the puts of large files.
+    `storing` runs the puts of large files; `crew` is asked for the crew, once it may be there.
     """
 
     def __init__(
@@ -93,12 +118,15 @@ class Ingest:
         *,
         lease: Lease,
         storing: ThreadPoolExecutor,
+        crew: Callable[[], Crew | None] = lambda: None,
     ) -> None:
         self._store = store
         self._extents = extents
         self._chunker = chunker
         self._lease = lease
         self._storing = storing
+        self._crew = crew
+        self._large = threading.Semaphore(LARGE_AT_ONCE)
         self._stopped = threading.Event()
 
     def stop(self) -> None:
@@ -107,73 +135,74 @@ class Ingest:
 
     def read_batch(self, tasks: Sequence[FileTask]) -> list[Outcome]:
         """One outcome per task, in order. Errors of the store are raised, those of single files are outcomes."""
-        outcomes: list[Outcome | None] = [None] * len(tasks)
-        whole: list[tuple[int, _Whole]] = []
-        for row, task in enumerate(tasks):
+        small = [task for task in tasks if task.size_bytes <= BUFFER_BYTES]
+        read = iter(self._read_small(small) if small else ())
+        outcomes: list[Outcome] = []
+        for task in tasks:
+            outcome = next(read) if task.size_bytes <= BUFFER_BYTES else None
+            outcomes.append(self._read_large(task) if outcome is None else outcome)
+        return outcomes
+
+    def _read_small(self, tasks: Sequence[FileTask]) -> list[Outcome | None]:
+        """By a worker, if there is a crew; else, or where it cannot, here. None for a file that has grown large."""
+        crew = self._crew()
+        if crew is not None:
             try:
-                read = self._read_whole(task)
-                if read is None:
-                    outcomes[row] = self._read_large(task)
-                else:
-                    whole.append((row, read))
-            except SourceError as error:
-                outcomes[row] = Outcome(None, "" if error.vanished else str(error), 0)
-        if whole:
-            payloads = [piece for _, read in whole for piece in read.pieces]
-            stored = self._store.put(RecordKind.CHUNK, payloads, self._lease) if payloads else []
-            at = 0
-            for row, read in whole:
-                outcomes[row] = self._outcome(read, stored[at : at + len(read.pieces)])
-                at += len(read.pieces)
-        return [outcome for outcome in outcomes if outcome is not None]
+                return self._ask(crew, tasks)
+            except WorkerLostError as error:
+                _log.warning("crew.lost", extra={"reason": str(error)})
+            except UnpackedError:
+                _log.info("crew.known_no_more", extra={"files": len(tasks)})
+        answers = [read_whole(self._chunker, task.directory, task.name, BUFFER_BYTES) for task in tasks]
+        pieces = all_pieces(answers)
+        stored = self._store.put(RecordKind.CHUNK, pieces, self._lease) if pieces else []
+        return self._outcomes(tasks, answers, stored)
 
-    def _read_whole(self, task: FileTask) -> "_Whole | None":
-        """All bytes of a file that fits one buffer, cut into chunks; None for a larger one."""
-        for last_try in (False, True):
-            with _open(task.directory, task.name) as file:
-                size = file.stat.st_size
-                if size > BUFFER_BYTES:
-                    return None
-                data = file.read_all(size)
-                steady = len(data) == size and file.unchanged()
-                xattrs = file.xattrs()
-                if steady or last_try:
-                    break
-        offsets, pieces = self._pieces(data)
-        return _Whole(task.file_id, file.stat, xattrs, len(data), "" if steady else CHANGED, offsets, pieces)
+    def _ask(self, crew: Crew, tasks: Sequence[FileTask]) -> list[Outcome | None]:
+        """Raises WorkerLostError; UnpackedError where a chunk went that the workers still know."""
+        request = encode_request(tasks)
+        reply = decode_reply(crew.ask(request.parts, request.descriptors))
+        stored = self._store.put_packed(RecordKind.CHUNK, reply.packed, self._lease) if reply.packed else []
+        return self._outcomes(tasks, reply.answers, stored)
 
-    def _pieces(self, data: bytes) -> tuple[list[int], list[Buffer]]:
-        """The chunks of a file's bytes, those that are all zero left out, and where they begin."""
-        size = len(data)
-        if size <= self._chunker.parameters.min_bytes:
-            return ([0], [data]) if size and not is_zero(data) else ([], [])
-        offsets: list[int] = []
-        pieces: list[Buffer] = []
-        offset = 0
-        view = memoryview(data)
-        for length in self._chunker.lengths(data, final=True):
-            piece = view[offset : offset + length]
-            if not is_zero(piece):
-                offsets.append(offset)
-                pieces.append(piece)
-            offset += length
-        return offsets, pieces
+    def _outcomes(
+        self, tasks: Sequence[FileTask], answers: Sequence[Answer], stored: Sequence[Stored]
+    ) -> list[Outcome | None]:
+        outcomes: list[Outcome | None] = []
+        at = 0
+        for task, answer in zip(tasks, answers, strict=True):
+            if isinstance(answer, Whole):
+                count = len(answer.offsets)
+                outcomes.append(self._outcome(task.file_id, answer, stored[at : at + count]))
+                at += count
+            else:
+                outcomes.append(None if answer is None else Outcome(None, answer.problem, 0))
+        return outcomes
 
-    def _outcome(self, read: "_Whole", stored: list[Stored]) -> Outcome:
-        extents = _extents(read.offsets, stored)
-        inode = inode_of(
-            read.stat,
-            read.file_id,
-            xattrs=read.xattrs,
-            size=read.size,
-            extents=tuple(extents) if len(extents) <= 1 else self._extents.write_extents(extents),
-            allocated_bytes=sum([extent.length for extent in extents]),
-        )
-        return Outcome(inode, read.problem, read.size)
+    def _outcome(self, file_id: FileId, read: Whole, stored: Sequence[Stored]) -> Outcome:
+        extents: tuple[Extent, ...] | ExtentsRef
+        if len(stored) == 1:
+            allocated_bytes = stored[0].raw_length
+            extents = (Extent(read.offsets[0], allocated_bytes, stored[0].id, 0),)
+        else:
+            allocated_bytes = sum([one.raw_length for one in stored])
+            extents = self._extents.write_extents(_extents(read.offsets, stored)) if stored else ()
+        mode, uid, gid, nlink, size, atime_ns, mtime_ns, ctime_ns = read.attributes
+        inode = Inode(NodeKind.FILE, file_id, 0, stat.S_IMODE(mode), uid, gid, 0, size, nlink, atime_ns, mtime_ns,
+                      ctime_ns, read.xattrs, b"", extents, allocated_bytes)  # fmt: skip
+        return Outcome(inode, read.problem, size)
 
     def _read_large(self, task: FileTask) -> Outcome:
+        try:
+            with self._large:
+                return self._stream_twice(task)
+        except SourceError as error:
+            return Outcome(None, "" if error.vanished else str(error), 0)
+
+    def _stream_twice(self, task: FileTask) -> Outcome:
+        """Once, where the file does not change meanwhile. Raises SourceError."""
         for _ in range(2):
-            with _open(task.directory, task.name) as file:
+            with open_regular(task.directory, task.name) as file:
                 extents = _Extents(self._extents)
                 size = self._stream(file, extents)
                 steady = size == file.stat.st_size and file.unchanged()
@@ -204,8 +233,9 @@ class Ingest:
 
     def _stream_range(self, file: SourceFile, start: int, end: int, extents: _Extents) -> int:
         """Store bytes `start` up to `end`; returns where the reading ended, earlier if the file did."""
-        buffer_bytes = min(BUFFER_BYTES, end - start) + self._chunker.parameters.max_bytes
-        ring = [bytearray(buffer_bytes) for _ in range(RING_BUFFERS)]
+        most_bytes = BUFFER_BYTES if end - start >= HUGE_FROM_BYTES else MIDDLE_BUFFER_BYTES
+        buffer_bytes = min(most_bytes, end - start) + self._chunker.parameters.max_bytes
+        ring: list[bytearray] = []
         under_way: deque[_Part] = deque()
         tail = memoryview(b"")
         offset = start
@@ -216,6 +246,8 @@ class Ingest:
                     raise InterruptedByUserError("Interrupted.")
                 if len(under_way) == RING_BUFFERS - 1:
                     extents.add(self._settle(under_way.popleft()))
+                if len(ring) < RING_BUFFERS:
+                    ring.append(bytearray(buffer_bytes))
                 buffer = memoryview(ring[turn % RING_BUFFERS])
                 turn += 1
                 buffer[: len(tail)] = tail
@@ -264,28 +296,6 @@ class _Part:
         self.future = future
 
 
-class _Whole(NamedTuple):
-    """A file of which all bytes are in memory, cut into chunks. `size` is how many bytes there were."""
-
-    file_id: FileId
-    stat: os.stat_result
-    xattrs: Xattrs
-    size: int
-    problem: str
-    offsets: list[int]
-    pieces: list[Buffer]
-
-
-def _extents(offsets: list[int], stored: list[Stored]) -> list[Extent]:
+def _extents(offsets: list[int], stored: Sequence[Stored]) -> list[Extent]:
     """The extents of whole chunks that begin at `offsets` in the file."""
-    if len(offsets) == 1 == len(stored):
-        return [Extent(offsets[0], stored[0].raw_length, stored[0].id, 0)]
     return [Extent(offset, one.raw_length, one.id, 0) for offset, one in zip(offsets, stored, strict=True)]
-
-
-def _open(directory: Directory, name: bytes) -> SourceFile:
-    file = SourceFile(directory, name)
-    if not file.is_regular():
-        file.__exit__()
-        raise SourceError(FileNotFoundError(2, "it is no regular file any more"))
-    return file

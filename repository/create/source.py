@@ -141,6 +141,19 @@ class Directory:
         """Extended attributes of `name` in it (of a symlink: its own), or of the directory itself."""
         return xattrs_of(self.fd if name is None else b"/proc/self/fd/%d/%s" % (self.fd, name))
 
+    def will_need(self, name: bytes) -> None:
+        """Have the kernel fetch the file `name` while others are read."""
+        try:
+            descriptor = _open_quietly(self.fd, name)
+        except OSError:
+            return  # whoever reads it will tell
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+        except OSError:
+            pass
+        finally:
+            os.close(descriptor)
+
     def begins_with(self, name: bytes, signature: bytes) -> bool:
         """Whether `name` is a readable file whose content begins with `signature`."""
         try:

@@ -22,12 +22,8 @@ TIME_MIN_NS: Final = -(1 << 63)
 _KIND_OF: Final = (None, *NodeKind)
 _XATTRS_RECORD: Final = (1 << 16) - 1
 _ATTR_ROW: Final = struct.Struct("<QqqqIIIIIIIH")
-_ATTR_DTYPE: Final = np.dtype(
-    [("file_id", "<u8"), ("atime_s", "<u8"), ("mtime_s", "<u8"), ("ctime_s", "<u8"), ("rest", "V30")]
-)
-_DELTA_COLUMNS: Final = ("file_id", "atime_s", "mtime_s", "ctime_s")
-_DELTA_BYTES: Final = 8 * len(_DELTA_COLUMNS)
-"""They come first in a row."""
+_DELTA_BYTES: Final = 32
+"""File id and the seconds of the three times, which come first in a row, are stored as differences."""
 
 
 class AttrColumns:
@@ -119,10 +115,10 @@ def _make_deltas(rows: bytes, count: int) -> bytes:
     """The inverse of `_undo_deltas`."""
     if count < 2:
         return rows
-    table = np.frombuffer(rows, _ATTR_DTYPE).copy()
-    for column in _DELTA_COLUMNS:
-        table[column][1:] -= table[column][:-1].copy()
-    return table.view(np.uint8).reshape(count, _ATTR_ROW.size).T.tobytes()
+    table = np.frombuffer(rows, np.uint8).reshape(count, _ATTR_ROW.size).copy()
+    columns = table[:, :_DELTA_BYTES].view("<u8")
+    columns[1:] -= columns[:-1].copy()
+    return table.T.tobytes()
 
 
 Contents = tuple[tuple[Extent, ...] | ExtentsRef, int, int]

@@ -18,7 +18,7 @@ from repository.format.indexseg import (
     sequence_of,
 )
 from repository.format.pack import PackDirectory, pack_path
-from repository.ids import PackIndex, RecordId
+from repository.ids import RECORD_ID_BYTES, PackIndex, RecordId, number_of
 from repository.index.build import Rows, merged_slices, segments_to_merge, sorted_rows, write_segment
 from repository.index.index import Index
 from repository.index.segment import Segment
@@ -156,10 +156,14 @@ class SegmentKeeper:
 
     def _forget(self, known: KnownPack, directory: PackDirectory) -> None:
         """The segment answers for this pack now: take its records out of memory."""
-        positions = np.flatnonzero(directory.kind).tolist()
+        positions = np.flatnonzero(directory.kind)
         for first in range(0, len(positions), FORGET_ROWS):
             group = positions[first : first + FORGET_ROWS]
-            rows = [(RecordId(directory.ids[row].tobytes()), directory.place(row).number) for row in group]
+            ids = directory.ids[group].tobytes()
+            rows = [
+                (RecordId(ids[at : at + RECORD_ID_BYTES]), number_of(directory.pack, position))
+                for at, position in zip(range(0, len(ids), RECORD_ID_BYTES), group.tolist(), strict=True)
+            ]
             with self._state:
                 for record_id, number in rows:
                     self._index.remove(record_id, number)

@@ -15,7 +15,7 @@ from repository.locate import Located
 from repository.policy.preflight import refuses, restore_shortage_text, usable_bytes
 from repository.ports import Progress
 from repository.repo import Repository
-from repository.restore.restore import WhenThere
+from repository.restore.target import WhenThere
 from repository.trees.reader import TreeReader
 
 SECTOR_BYTES: Final = 512

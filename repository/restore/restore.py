@@ -1,40 +1,35 @@
 """Walks a snapshot and makes the destination look like it.
 
-Regular files are written by worker threads, in batches; everything else by the walking thread. A directory gets its
-attributes when the last thing in it is done, so its times are right. Memory is bounded by the depth of the tree and by
-the number of hard-linked files (a path for each).
+Regular files are handed out in jobs; everything else is made by the walking thread. A directory gets its attributes
+when the last thing in it is done, so its times are right. Memory is bounded by the depth of the tree and by the number
+of hard-linked files (a path for each).
 """
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from enum import Enum
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Final, Protocol
 
-from repository.errors import DamagedError
+from repository.errors import BallastError, DamagedError
 from repository.format.inode import DirRef, Entry, Inode, NodeKind
 from repository.ids import FileId, RecordId
 from repository.notices import Notices
-from repository.restore.files import FileWriter, WriteTask
-from repository.restore.target import TargetDirectory, TargetError
-from repository.units import MIB
+from repository.ports import Progress
+from repository.restore.attributes import TargetError
+from repository.restore.files import WINDOW_BYTES, FileWriter, check_name, kept
+from repository.restore.hands import Hands
+from repository.restore.jobs import FirstName, Job, Outcome, Span
+from repository.restore.target import TargetDirectory, TargetFile, WhenThere
+from repository.trees.reader import Row
 
-BATCH_FILES: Final = 256
-BATCH_BYTES: Final = 8 * MIB
-BATCH_DIRECTORIES: Final = 64
-"""Directories kept open for one batch."""
-BATCHES_UNDER_WAY: Final = 4
-"""Bounds the chunks in memory, and the directories kept open at 320."""
+__all__ = ["RestoreCounts", "Restorer", "WhenThere"]
 
-
-class WhenThere(Enum):
-    """What happens to a file that stands in the way."""
-
-    KEEP = "keep"
-    """It stays; unless it has the same size and time as the one in the snapshot, that is reported."""
-    OVERWRITE = "overwrite"
-    """It is replaced. A directory in the way of anything else stays, and is reported."""
+JOB_FILES: Final = 256
+JOB_BYTES: Final = WINDOW_BYTES
+JOB_DIRECTORIES: Final = 64
+"""Directories kept open for one job."""
 
 
 class Tree(Protocol):
@@ -42,7 +37,9 @@ class Tree(Protocol):
 
     def load_below(self, ref: DirRef) -> None: ...
 
-    def scan(self, ref: DirRef, after: bytes | None = None) -> Iterator[Entry]: ...
+    def scan_rows(self, ref: DirRef) -> Iterator[Row]: ...
+
+    def inode_of(self, row: Row) -> Inode: ...
 
     def link(self, links: RecordId | None, file_id: FileId) -> Inode | None: ...
 
@@ -59,74 +56,115 @@ class RestoreCounts:
 
 @dataclass(slots=True)
 class _Batch:
-    tasks: list[WriteTask]
-    nbytes: int = 0
-    directories: int = 0
-    future: "Future[list[bool]] | None" = None
-    done: "list[bool] | None" = None
+    """A job being put together, then on its way."""
 
-    def written(self, row: int) -> bool:
-        if self.done is None:
-            assert self.future is not None
-            self.done = self.future.result()
-        return self.done[row]
+    job: Job
+    directories: list[TargetDirectory] = field(default_factory=list)
+    files: int = 0
+    nbytes: int = 0
+    future: "Future[Outcome] | None" = None
+
+    def place(self, directory: TargetDirectory) -> int:
+        """Which of the job's directories this is."""
+        if not self.directories or self.directories[-1] is not directory:
+            self.directories.append(directory.hold())
+            self.job.fresh.append(directory.fresh)
+        return len(self.directories) - 1
+
+    def add_row(self, directory: TargetDirectory, row: Row) -> None:
+        """One more regular file. What else stands between two of them is passed over by whoever does the job."""
+        place = self.place(directory)
+        content = row.content.files.origin
+        spans = self.job.spans
+        if spans and spans[-1].place == place and spans[-1].content == content:
+            spans[-1] = spans[-1]._replace(end=row.position + 1)
+        else:
+            spans.append(Span(place, content, row.attrs.columns.origin, row.position, row.position + 1))
+        self.files += 1
+        self.nbytes += row.stat.size
+
+    @property
+    def full(self) -> bool:
+        return self.files >= JOB_FILES or self.nbytes >= JOB_BYTES or len(self.directories) >= JOB_DIRECTORIES
 
 
 @dataclass(slots=True)
-class _FirstName:
-    """Where the first name of a hard-linked file was restored; `batch` while it may still be on its way."""
+class _Large:
+    """A file of which parts are on their way."""
+
+    directory: TargetDirectory
+    name: bytes
+    inode: Inode
+    file: TargetFile
+    failure: Exception | None = None
+    written: bool | None = None
+    """Whether it is there; None while that is open."""
+
+
+@dataclass(slots=True)
+class _Stretch:
+    """A part of a large file on its way."""
+
+    future: "Future[None]"
+    large: _Large
+
+
+@dataclass(slots=True)
+class _FirstNamed:
+    """Where the first name of a hard-linked file was restored; `way` while it may still be on its way."""
 
     names: tuple[bytes, ...]
-    batch: _Batch | None
-    row: int
+    way: "tuple[_Batch, int] | _Large | None"
 
 
 class Restorer:
-    """One restore. `run` is called once, by one thread."""
+    """One restore. `directory` or `single` is called once, by one thread."""
 
     def __init__(
         self,
         tree: Tree,
         links: RecordId | None,
         writer: FileWriter,
-        pool: ThreadPoolExecutor,
+        hands: Hands,
         *,
-        when_there: WhenThere,
         notices: Notices,
+        progress: Progress,
     ) -> None:
         self._tree = tree
         self._links = links
         self._writer = writer
-        self._pool = pool
-        self._when_there = when_there
+        self._hands = hands
+        self._when_there = writer.when_there
         self._notices = notices
-        self._batch = _Batch([])
-        self._under_way: deque[_Batch] = deque()
-        self._first_names: dict[FileId, _FirstName] = {}
+        self._progress = progress
+        self._numbers = count(1)
+        self._batch = _Batch(Job(next(self._numbers)))
+        self._under_way: deque[_Batch | _Stretch | _Large] = deque()
+        self._filling: _Large | None = None
+        self._first_names: dict[FileId, _FirstNamed] = {}
         self._destination: TargetDirectory | None = None
         self.counts = RestoreCounts()
 
     def directory(self, destination: TargetDirectory, listing: DirRef) -> None:
         """Restore everything in `listing` into `destination`, which is let go of. Raises NoSpaceError, VolumeError."""
         self._destination = destination.hold()
-        stack: list[tuple[TargetDirectory, Iterator[Entry], tuple[bytes, ...]]] = []
+        stack: list[tuple[TargetDirectory, Iterator[Row], tuple[bytes, ...]]] = []
         stack.append((destination, self._listing(listing), ()))
         try:
             while stack:
-                directory, entries, names = stack[-1]
+                directory, rows, names = stack[-1]
                 try:
-                    entry = next(entries, None)
+                    child = self._rows(directory, rows, names)
                 except DamagedError as error:
                     self._notices.problem(directory.path or b".", f"the rest of its listing cannot be read: {error}")
-                    entry = None
-                if entry is None:
+                    child = None
+                if child is None:
                     stack.pop()
                     self._release(directory)
-                    self._writer.pulse()
+                    self._progress.advance(0, 0)
                     continue
-                child = self._entry(directory, entry, names)
-                if child is not None:
-                    stack.append((child, self._listing(entry.inode.directory), (*names, entry.name)))
+                opened, name, ref = child
+                stack.append((opened, self._listing(ref), (*names, name)))
             self._drain()
         finally:
             for directory, _, _ in stack:
@@ -138,31 +176,53 @@ class Restorer:
         """Restore one file (anything that is not a directory) into `destination`, which is let go of."""
         self._destination = destination.hold()
         try:
-            self._entry(destination, entry, ())
+            self._single(destination, entry)
             self._drain()
         finally:
             self._release(destination)
             self._abandon()
             self._release(self._destination)
 
-    def _listing(self, ref: DirRef) -> Iterator[Entry]:
-        self._tree.load_below(ref)
-        return self._tree.scan(ref)
-
-    def _entry(self, directory: TargetDirectory, entry: Entry, names: tuple[bytes, ...]) -> TargetDirectory | None:
-        """Restore one entry; for a directory, the open one to go on in."""
+    def _single(self, destination: TargetDirectory, entry: Entry) -> None:
         name, inode = entry
         try:
-            if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
-                raise TargetError("such a name cannot be restored")
-            if inode.kind is NodeKind.DIRECTORY:
-                return self._directory(directory, name, inode)
-            if inode.kind is NodeKind.LINK:
-                self._linked(directory, name, inode.file_id, names)
-            else:
-                self._file(directory, name, inode)
+            check_name(name)
+            if not self._in_the_way(destination, name, inode) and not self._made(destination, name, inode):
+                outcome = self._writer.put(destination, name, inode)
+                for _, _, why in outcome.problems:
+                    self._notices.problem(destination.path_of(name), why)
+                self._progress.advance(outcome.written_bytes, outcome.written_files)
         except (TargetError, DamagedError) as error:
-            self._notices.problem(directory.path_of(name), str(error))
+            self._notices.problem(destination.path_of(name), str(error))
+
+    def _listing(self, ref: DirRef) -> Iterator[Row]:
+        self._tree.load_below(ref)
+        return self._tree.scan_rows(ref)
+
+    def _rows(
+        self, directory: TargetDirectory, rows: Iterator[Row], names: tuple[bytes, ...]
+    ) -> tuple[TargetDirectory, bytes, DirRef] | None:
+        """Restore what follows in a listing, up to the next directory: that, open, or None at the end."""
+        for row in rows:
+            kind = row.stat.kind
+            if kind is NodeKind.FILE and row.stat.size <= WINDOW_BYTES:
+                self._batch.add_row(directory, row)
+                if self._batch.full:
+                    self._send()
+                continue
+            name = row.name
+            try:
+                check_name(name)
+                if kind is NodeKind.LINK:
+                    self._linked(directory, name, row.stat.file_id, names)
+                    continue
+                inode = self._tree.inode_of(row)
+                if kind is NodeKind.DIRECTORY:
+                    return self._directory(directory, name, inode), name, inode.directory
+                if not self._in_the_way(directory, name, inode):
+                    self._made(directory, name, inode)
+            except (TargetError, DamagedError) as error:
+                self._notices.problem(directory.path_of(name), str(error))
         return None
 
     def _directory(self, directory: TargetDirectory, name: bytes, inode: Inode) -> TargetDirectory:
@@ -177,34 +237,57 @@ class Restorer:
         self.counts.directories += 1
         return directory.make_directory(name, inode)
 
-    def _file(self, directory: TargetDirectory, name: bytes, inode: Inode) -> tuple[_Batch | None, int]:
-        """Restore a file; the batch and row with which it is on its way, None where it is there already."""
-        there = directory.existing(name)
-        if there is not None:
-            if there.is_directory:
-                raise TargetError("a directory stands where a file belongs")
-            if self._when_there is WhenThere.KEEP:
-                same = there.is_file == (inode.kind is NodeKind.FILE) and there.mtime_ns == inode.mtime_ns
-                if not same or (there.is_file and there.size != inode.size):
-                    raise TargetError("another file stands there and is kept")
-                self.counts.kept += 1
-                return None, 0
+    def _in_the_way(self, directory: TargetDirectory, name: bytes, inode: Inode) -> bool:
+        """Whether a file is there already, and counted as such; else it is counted as restored."""
+        if kept(directory.existing(name), inode, self._when_there):
+            self.counts.kept += 1
+            return True
         self.counts.files += 1
         self.counts.content_bytes += inode.size
+        return False
+
+    def _made(self, directory: TargetDirectory, name: bytes, inode: Inode) -> "_Large | bool":
+        """Make what is no regular file, or begin a large one; False for a small one, of which nothing was done."""
         if inode.kind is not NodeKind.FILE:
             lack = directory.make_special(name, inode)
             if lack:
                 self._notices.problem(directory.path_of(name), lack)
-            return None, 0
-        batch = self._batch
-        if not batch.tasks or batch.tasks[-1].directory is not directory:
-            batch.directories += 1
-        batch.tasks.append(WriteTask(directory.hold(), name, inode))
-        batch.nbytes += inode.size
-        place = batch, len(batch.tasks) - 1
-        if len(batch.tasks) >= BATCH_FILES or batch.nbytes >= BATCH_BYTES or batch.directories >= BATCH_DIRECTORIES:
-            self._send()
-        return place
+            return True
+        return self._large(directory, name, inode) if inode.size > WINDOW_BYTES else False
+
+    def _large(self, directory: TargetDirectory, name: bytes, inode: Inode) -> _Large:
+        self._send()  # a span must not reach over it
+        file = directory.create_file(name)
+        large = _Large(directory.hold(), name, inode, file)
+        self._filling = large
+        number = next(self._numbers)
+        try:
+            for stretch in self._writer.stretches(inode):
+                if large.failure is not None:
+                    break
+                self._sent(_Stretch(self._hands.fill(number, large.file.fd, stretch), large))
+        except DamagedError as error:
+            large.failure = error
+        self._filling = None
+        self._sent(large)
+        return large
+
+    def _finish(self, large: _Large) -> None:
+        """All its parts are there, or it failed."""
+        large.written = False
+        try:
+            with large.file as file:
+                if large.failure is not None:
+                    raise large.failure
+                lack = file.finish(large.inode)
+            if lack:
+                self._notices.problem(large.directory.path_of(large.name), lack)
+            large.written = True
+            self._progress.advance(large.inode.size - large.inode.allocated_bytes, 1)
+        except (TargetError, DamagedError) as error:
+            self._notices.problem(large.directory.path_of(large.name), str(error))
+        finally:
+            self._release(large.directory)
 
     def _linked(self, directory: TargetDirectory, name: bytes, file_id: FileId, names: tuple[bytes, ...]) -> None:
         first = self._first_names.get(file_id)
@@ -225,17 +308,36 @@ class Restorer:
         inode = self._tree.link(self._links, file_id)
         if inode is None:
             raise DamagedError("its entry in the snapshot's table of hard links is missing")
-        self._first_names[file_id] = _FirstName((*names, name), *self._file(directory, name, inode))
+        way: tuple[_Batch, int] | _Large | None = None
+        if not self._in_the_way(directory, name, inode):
+            made = self._made(directory, name, inode)
+            way = made if isinstance(made, _Large) else None
+            if not made:
+                batch = self._batch
+                batch.job.names.append(FirstName(batch.place(directory), name, file_id))
+                batch.files += 1
+                batch.nbytes += inode.size
+                way = batch, len(batch.job.names) - 1
+                if batch.full:
+                    self._send()
+        self._first_names[file_id] = _FirstNamed((*names, name), way)
 
-    def _arrived(self, first: _FirstName) -> bool:
+    def _arrived(self, first: _FirstNamed) -> bool:
         """Wait for the first name; whether it is there."""
-        if first.batch is None:
+        if isinstance(first.way, _Large):
+            while first.way.written is None:
+                self._settle(self._under_way.popleft())
+            written = first.way.written
+        elif first.way is not None:
+            batch, item = first.way
+            if batch.future is None:
+                self._send()
+            assert batch.future is not None
+            written = item not in batch.future.result().failed
+        else:
             return True
-        if first.batch.future is None:
-            self._send()
-        written = first.batch.written(first.row)
         if written:
-            first.batch = None
+            first.way = None
         return written
 
     def _reopen(self, names: tuple[bytes, ...]) -> TargetDirectory:
@@ -250,18 +352,37 @@ class Restorer:
 
     def _send(self) -> None:
         batch = self._batch
-        if not batch.tasks:
+        if not batch.directories:
             return
-        self._batch = _Batch([])
-        batch.future = self._pool.submit(self._writer.write_batch, batch.tasks)
-        self._under_way.append(batch)
-        while len(self._under_way) > BATCHES_UNDER_WAY:
+        self._batch = _Batch(Job(next(self._numbers)))
+        batch.future = self._hands.write(batch.directories, batch.job)
+        self._sent(batch)
+
+    def _sent(self, one: _Batch | _Stretch | _Large) -> None:
+        self._under_way.append(one)
+        while len(self._under_way) > self._hands.under_way_max:
             self._settle(self._under_way.popleft())
 
-    def _settle(self, batch: _Batch) -> None:
-        assert batch.future is not None
-        batch.done = batch.future.result()
-        batch.tasks = []
+    def _settle(self, one: _Batch | _Stretch | _Large) -> None:
+        """Wait for what was handed out. Raises what ends the restore."""
+        match one:
+            case _Batch():
+                assert one.future is not None
+                outcome = one.future.result()
+                one.directories = []
+                self.counts.files += outcome.files
+                self.counts.content_bytes += outcome.content_bytes
+                self.counts.kept += outcome.kept
+            case _Stretch():
+                try:
+                    one.future.result()
+                except (TargetError, DamagedError) as error:
+                    one.large.failure = one.large.failure or error
+                except BallastError:
+                    self._filling = self._filling or one.large
+                    raise
+            case _Large():
+                self._finish(one)
 
     def _drain(self) -> None:
         self._send()
@@ -269,18 +390,29 @@ class Restorer:
             self._settle(self._under_way.popleft())
 
     def _abandon(self) -> None:
-        """After an error: let go of what no worker has begun, and wait for the others."""
-        self._writer.stop()
-        for batch in (*self._under_way, self._batch):
-            if batch.future is None or batch.future.cancel():
-                for task in batch.tasks:
-                    self._release(task.directory)
-            else:
-                batch.future.exception()
+        """After an error: let go of what nobody has begun, and wait for the others."""
+        self._writer.stopped.set()
+        large = {id(self._filling): self._filling} if self._filling is not None else {}
+        for one in (*self._under_way, self._batch):
+            match one:
+                case _Batch():
+                    if one.future is None or one.future.cancel():
+                        self._hands.let_go(one.directories)
+                    else:
+                        one.future.exception()
+                case _Stretch():
+                    if not one.future.cancel():
+                        one.future.exception()
+                    large[id(one.large)] = one.large
+                case _Large():
+                    large[id(one)] = one
+        for unfinished in large.values():
+            if unfinished.written is None:
+                unfinished.failure = TargetError("not finished")
+                with unfinished.file:
+                    pass
+                self._release(unfinished.directory)
         self._under_way.clear()
 
     def _release(self, directory: TargetDirectory) -> None:
-        try:
-            directory.release()
-        except TargetError as error:
-            self._notices.problem(directory.path or b".", str(error))
+        self._hands.let_go([directory])

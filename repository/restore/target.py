@@ -11,23 +11,15 @@ import os
 import stat
 import threading
 from collections.abc import Callable
+from enum import Enum
 from typing import Final, NamedTuple
 
-from repository.errors import NoSpaceError, VolumeError
 from repository.format.inode import Inode, NodeKind
+from repository.restore.attributes import Attributes, TargetError, failure
 
 TEMPORARY_PREFIX: Final = b".ballast-restore-"
-ACL_ACCESS: Final = "system.posix_acl_access"
-ACL_DEFAULT: Final = "system.posix_acl_default"
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_NEEDS_ROOT: Final = frozenset({errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
-"""Answers to chown: not root; an owner that this user namespace does not know; a file system without owners."""
-_FOREIGN_XATTRS: Final = ("security.", "trusted.", "system.")
-"""Namespaces that an ordinary user may not set, or that another file system does not have: passed over silently."""
-_TOO_LARGE_XATTR: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.E2BIG, errno.ERANGE})
-"""Answers to setxattr where the volume keeps less per file than the source did (ext4: 4 KiB). A disk that is really
-full says so again at the next write."""
 _TYPES: Final = {
     NodeKind.FIFO: stat.S_IFIFO,
     NodeKind.SOCKET: stat.S_IFSOCK,
@@ -35,13 +27,16 @@ _TYPES: Final = {
     NodeKind.BLOCK: stat.S_IFBLK,
 }
 _counter = itertools.count()
-_process_token = os.urandom(6).hex().encode()
+_restore_token = os.urandom(6).hex().encode()
 
 
-class TargetError(Exception):
-    """One file could not be written; the text says why, in a few words. `holds_files`: a destination is not empty."""
+class WhenThere(Enum):
+    """What happens to a file that stands in the way."""
 
-    holds_files = False
+    KEEP = "keep"
+    """It stays; unless it has the same size and time as the one in the snapshot, that is reported."""
+    OVERWRITE = "overwrite"
+    """It is replaced. A directory in the way of anything else stays, and is reported."""
 
 
 class NotEmptyError(TargetError):
@@ -59,18 +54,19 @@ class Existing(NamedTuple):
     mtime_ns: int
 
 
-def failure(error: OSError) -> Exception:
-    """The typed error of a failed call: a full or read-only volume ends everything, anything else one file."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpaceError("The destination is full; what was restored so far is complete.")
-    if error.errno in (errno.EROFS, errno.EIO):
-        return VolumeError(f"The destination cannot be written: {error.strerror}.", error.errno)
-    return TargetError(error.strerror or str(error))
+def job_prefix(number: int) -> bytes:
+    """What the temporary names of that job begin with in a process of its own: what it left there can be found."""
+    return TEMPORARY_PREFIX + _restore_token + b"-%x-" % number
 
 
-def temporary_name() -> bytes:
-    """A name that nobody else uses."""
-    return TEMPORARY_PREFIX + _process_token + b"-%x" % next(_counter)
+def write_at(fd: int, data: bytes | memoryview, offset: int) -> None:
+    """All of `data` at byte `offset` of an open file. Raises as `failure`."""
+    try:
+        written = os.pwrite(fd, data, offset)
+        while written < len(data):
+            written += os.pwrite(fd, memoryview(data)[written:], offset + written)
+    except OSError as error:
+        raise failure(error) from error
 
 
 class TargetDirectory:
@@ -80,7 +76,7 @@ class TargetDirectory:
     restore puts there. `inode` None: what is there keeps its attributes. Thread safe.
     """
 
-    __slots__ = ("_attributes", "_inode", "_lock", "_parent", "_users", "fd", "fresh", "path")
+    __slots__ = ("_attributes", "_inode", "_lock", "_parent", "_prefix", "_users", "fd", "fresh", "path")
 
     def __init__(
         self,
@@ -90,10 +86,12 @@ class TargetDirectory:
         *,
         fresh: bool,
         inode: Inode | None,
-        attributes: "Attributes",
+        attributes: Attributes,
+        prefix: bytes = job_prefix(0),
     ) -> None:
         self.fd = fd
         self.path = path
+        self._prefix = prefix
         self.fresh = fresh
         self._parent = parent.hold() if parent is not None else None
         self._inode = inode
@@ -127,6 +125,17 @@ class TargetDirectory:
             directory = directory._parent
         if problem is not None:
             raise problem
+
+    def _temporary_name(self) -> bytes:
+        """A name that nobody else uses."""
+        return self._prefix + b"%x" % next(_counter)
+
+    def sweep(self, prefix: bytes) -> None:
+        """Remove the temporary files of a process that died."""
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self.fd):
+                if os.fsencode(name).startswith(prefix):
+                    self.forget(os.fsencode(name))
 
     def path_of(self, name: bytes) -> bytes:
         return self.path + b"/" + name if self.path else name
@@ -173,7 +182,7 @@ class TargetDirectory:
 
         Returns what of it is missing, as `Attributes.apply`.
         """
-        temporary = temporary_name()
+        temporary = self._temporary_name()
         try:
             if inode.kind is NodeKind.SYMLINK:
                 os.symlink(inode.target, temporary, dir_fd=self.fd)
@@ -187,7 +196,7 @@ class TargetDirectory:
 
     def make_link(self, name: bytes, source: "TargetDirectory", source_name: bytes) -> None:
         """One more name for the file `source_name` in `source`."""
-        temporary = temporary_name()
+        temporary = self._temporary_name()
         try:
             os.link(source_name, temporary, src_dir_fd=source.fd, dst_dir_fd=self.fd, follow_symlinks=False)
         except OSError as error:
@@ -197,7 +206,7 @@ class TargetDirectory:
 
     def create_file(self, name: bytes) -> "TargetFile":
         """A new file that appears as `name` when it is finished."""
-        temporary = temporary_name()
+        temporary = self._temporary_name()
         try:
             fd = os.open(temporary, _CREATE_FLAGS, 0o600, dir_fd=self.fd)
         except OSError as error:
@@ -206,16 +215,15 @@ class TargetDirectory:
 
     def put_file(self, name: bytes, inode: Inode, data: bytes) -> str:
         """A file of which all bytes are at hand. Returns what of it is missing, as `Attributes.apply`."""
-        temporary = temporary_name()
+        temporary = self._temporary_name()
         try:
             fd = os.open(temporary, _CREATE_FLAGS, 0o600, dir_fd=self.fd)
         except OSError as error:
             raise failure(error) from error
         try:
             try:
-                written = os.pwrite(fd, data, 0) if data else 0
-                while written < len(data):
-                    written += os.pwrite(fd, memoryview(data)[written:], written)
+                if data:
+                    write_at(fd, data, 0)
                 lack = self._attributes.apply(fd, inode)
             finally:
                 os.close(fd)
@@ -251,142 +259,37 @@ class TargetDirectory:
 class TargetFile:
     """A regular file being written under a temporary name. Leaving the context without `finish` removes it."""
 
-    __slots__ = ("_attributes", "_directory", "_end", "_fd", "_finished", "_name", "_temporary")
+    __slots__ = ("_attributes", "_directory", "_finished", "_name", "_temporary", "fd")
 
     def __init__(
-        self, directory: TargetDirectory, fd: int, temporary: bytes, name: bytes, attributes: "Attributes"
+        self, directory: TargetDirectory, fd: int, temporary: bytes, name: bytes, attributes: Attributes
     ) -> None:
         self._directory = directory
-        self._fd = fd
+        self.fd = fd
         self._temporary = temporary
         self._name = name
         self._attributes = attributes
-        self._end = 0
         self._finished = False
 
     def __enter__(self) -> "TargetFile":
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+        os.close(self.fd)
         if not self._finished:
             self._directory.forget(self._temporary)
-
-    def write(self, data: bytes | memoryview, offset: int) -> None:
-        """All of `data` at byte `offset`."""
-        view = memoryview(data)
-        try:
-            while view:
-                written = os.pwrite(self._fd, view, offset)
-                view = view[written:]
-                offset += written
-            self._end = max(self._end, offset)
-        except OSError as error:
-            raise failure(error) from error
 
     def finish(self, inode: Inode) -> str:
         """Give it its length and attributes, and its name. Returns what of it is missing, as `Attributes.apply`."""
         try:
-            if inode.size != self._end:  # a hole at the end
-                os.ftruncate(self._fd, inode.size)
+            if os.fstat(self.fd).st_size != inode.size:  # a hole at the end
+                os.ftruncate(self.fd, inode.size)
         except OSError as error:
             raise failure(error) from error
-        lack = self._attributes.apply(self._fd, inode)
+        lack = self._attributes.apply(self.fd, inode)
         self._directory.rename(self._temporary, self._name)
         self._finished = True
         return lack
-
-
-class Attributes:
-    """Sets owner, extended attributes, mode and times, in the order in which none undoes another.
-
-    What only root may do (owners, and xattrs outside `user.`) is passed over silently for others, as tar does;
-    a file whose owner could not be set loses its setuid and setgid bits. Change times cannot be set on Linux.
-    Extended attributes that the volume has no place for are named in the answer; the file is there without them.
-    """
-
-    def __init__(self) -> None:
-        self._inherited_acls = False
-
-    def look_at(self, directory_fd: int) -> None:
-        """Note whether files in this directory would inherit an ACL, which must then be taken off again."""
-        try:
-            os.getxattr(directory_fd, ACL_DEFAULT)
-        except OSError:
-            return
-        self._inherited_acls = True
-
-    def apply(self, fd: int, inode: Inode) -> str:
-        """To an open file or directory. Returns what could not be set and should have been, in words; mostly empty."""
-        try:
-            mode = inode.mode if _chown(fd, inode) else inode.mode & 0o1777
-            lack = self._set_xattrs(fd, inode)
-            os.fchmod(fd, mode)
-            os.utime(fd, ns=(inode.atime_ns, inode.mtime_ns))
-        except OSError as error:
-            raise failure(error) from error
-        return lack
-
-    def apply_to_name(self, directory_fd: int, name: bytes, inode: Inode) -> str:
-        """To what must not be opened: symlinks, FIFOs, sockets, devices. Returns as `apply`."""
-        try:
-            owned = _chown_name(directory_fd, name, inode)
-            lack = self._set_xattrs(b"/proc/self/fd/%d/%s" % (directory_fd, name), inode)
-            if inode.kind is not NodeKind.SYMLINK:
-                os.chmod(name, inode.mode if owned else inode.mode & 0o1777, dir_fd=directory_fd)
-            os.utime(name, ns=(inode.atime_ns, inode.mtime_ns), dir_fd=directory_fd, follow_symlinks=False)
-        except OSError as error:
-            raise failure(error) from error
-        return lack
-
-    def _set_xattrs(self, target: int | bytes, inode: Inode) -> str:
-        if not inode.xattrs and not self._inherited_acls:
-            return ""
-        follow = isinstance(target, int)
-        names = set()
-        homeless: list[str] = []
-        for raw_name, value in inode.xattrs:
-            name = os.fsdecode(raw_name)
-            names.add(name)
-            try:
-                os.setxattr(target, name, value, follow_symlinks=follow)
-            except OSError as error:
-                if error.errno in _TOO_LARGE_XATTR:
-                    homeless.append(name)
-                elif not name.startswith(_FOREIGN_XATTRS) and error.errno not in (errno.ENOTSUP, errno.ENOENT):
-                    raise
-        if self._inherited_acls and inode.kind is not NodeKind.SYMLINK:
-            for name in (ACL_ACCESS, ACL_DEFAULT):
-                if name not in names:
-                    with contextlib.suppress(OSError):
-                        os.removexattr(target, name, follow_symlinks=follow)
-        if not homeless:
-            return ""
-        which = ", ".join(map(repr, homeless))
-        return f"restored without extended attributes that do not fit on this volume: {which}"
-
-
-def _chown(fd: int, inode: Inode) -> bool:
-    """Whether the file belongs now to whom it should."""
-    try:
-        os.fchown(fd, inode.uid, inode.gid)
-    except OSError as error:
-        if error.errno not in _NEEDS_ROOT:
-            raise
-        with contextlib.suppress(OSError):
-            os.fchown(fd, -1, inode.gid)
-        return False
-    return True
-
-
-def _chown_name(directory_fd: int, name: bytes, inode: Inode) -> bool:
-    try:
-        os.chown(name, inode.uid, inode.gid, dir_fd=directory_fd, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in _NEEDS_ROOT:
-            raise
-        return False
-    return True
 
 
 def open_destination(path: bytes, inode: Inode | None, *, empty: bool, attributes: Attributes) -> TargetDirectory:

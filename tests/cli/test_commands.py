@@ -340,7 +340,7 @@ def test_an_unexpected_error_is_one_line_and_its_story_in_a_log(
 
 def ballast(*words: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "fusefs.cli.main", *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 @pytest.mark.slow
@@ -353,14 +353,16 @@ def test_an_interrupted_create_is_130_and_the_next_goes_on(
     os.mkfifo(big / "a-fifo")
     for index in range(40):
         (big / f"f{index:02}").write_bytes(os.urandom(2_000_000))
-    process = ballast("snapshot", "create", repo, big)
+    process = ballast("snapshot", "create", repo, big)  # with workers, where there are two processors
     packs = repo / "packs"
     deadline = time.monotonic() + 30
     while sum(pack.stat().st_blocks for pack in packs.rglob("*.pack")) < 20_000 and time.monotonic() < deadline:
         time.sleep(0.002)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as a terminal does: to the workers too
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "") and len(err.splitlines()) == 1, err
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
     assert listed(run, repo) == []
     code, out, _ = run("snapshot", "create", repo, big, "--json")
     stored = loaded(out)["stored_bytes"]

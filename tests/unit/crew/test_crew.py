@@ -1,0 +1,171 @@
+"""Forked workers: what they answer, what they hold, and how they end."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from repository import crew as crews
+from repository.crew import Crew, Work, WorkerLostError, hire
+from repository.format.record import Buffer
+
+Hire = Callable[[int, Work], Crew]
+
+
+@pytest.fixture
+def hired(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hire]:
+    """`hire`, wherever this runs; at the end no worker is left."""
+    monkeypatch.setattr(crews, "cores", lambda: 2)
+    made: list[Crew] = []
+
+    def begin(wanted: int, work: Work) -> Crew:
+        found = hire(wanted, work)
+        assert found is not None
+        made.append(found)
+        return found
+
+    yield begin
+    for one in made:
+        one.close()
+        one.close()
+        for pid in one.pids():
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+
+
+def echo(request: memoryview, descriptors: Sequence[int]) -> list[Buffer]:
+    return [b"%d:" % os.getpid(), request]
+
+
+def test_everyone_gets_the_answer_to_what_he_asked(hired: Hire) -> None:
+    """Many at once, of all sizes: more than fits into a socket, and nothing."""
+    crew = hired(2, echo)
+    questions = [os.urandom(number * number * 90) for number in range(100)]
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda one: bytes(crew.ask([one[:50], one[50:]])), questions))
+    assert [answer.split(b":", 1)[1] for answer in answers] == questions
+    assert {int(answer.split(b":", 1)[0]) for answer in answers} == set(crew.pids())
+
+
+def test_a_worker_holds_nothing_but_its_socket_and_what_it_is_lent(hired: Hire, tmp_path: Path) -> None:
+    def held(request: memoryview, descriptors: Sequence[int]) -> list[Buffer]:
+        links = [os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if _is_open(name)]
+        return ["\n".join(sorted(links)).encode()]
+
+    with open(tmp_path / "ours", "wb") as file:
+        crew = hired(2, held)
+        for descriptors in ((), (file.fileno(),), ()):
+            links = str(crew.ask([b""], descriptors), "utf-8").split("\n")
+            lent = [link for link in links if link.startswith(str(tmp_path))]
+            assert lent == [str(tmp_path / "ours")] * len(descriptors)
+            rest = {link.split(":")[0] for link in links if link not in lent}
+            assert rest <= {"/dev/null", "socket"} and sum(link.startswith("socket") for link in links) == 1
+
+
+def _is_open(name: str) -> bool:
+    """Not the descriptor that listed the names."""
+    return os.path.lexists(f"/proc/self/fd/{name}")
+
+
+def test_signals_that_end_a_command_are_not_for_workers(hired: Hire) -> None:
+    crew = hired(1, echo)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(crew.pids()[0], number)
+    assert bytes(crew.ask([b"still here"])).endswith(b"still here")
+
+
+def test_who_asks_a_killed_worker_is_told_and_the_others_go_on(hired: Hire) -> None:
+    crew = hired(2, echo)
+    first, second = crew.pids()
+    os.kill(first, signal.SIGKILL)
+    with pytest.raises(WorkerLostError):
+        crew.ask([b"x"])
+    assert bytes(crew.ask([b"x"])) == b"%d:x" % second
+    os.kill(second, signal.SIGKILL)
+    for _ in range(2):
+        with pytest.raises(WorkerLostError):
+            crew.ask([b"x"])
+
+
+def test_all_who_wait_for_a_killed_worker_are_told(hired: Hire) -> None:
+    def sleep(request: memoryview, descriptors: Sequence[int]) -> list[Buffer]:
+        signal.pause()
+        return []
+
+    crew = hired(1, sleep)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(crew.ask, [b"x"]) for _ in range(2)]
+        os.kill(crew.pids()[0], signal.SIGKILL)
+        for one in waiting:
+            with pytest.raises(WorkerLostError):
+                one.result()
+
+
+def test_a_worker_that_raises_ends(hired: Hire) -> None:
+    def fail(request: memoryview, descriptors: Sequence[int]) -> list[Buffer]:
+        raise ValueError("no")
+
+    crew = hired(1, fail)
+    with pytest.raises(WorkerLostError):
+        crew.ask([b"x"])
+
+
+def test_workers_end_with_their_parent(hired: Hire, tmp_path: Path) -> None:
+    """Also one that is killed, and whatever other workers hold."""
+    reading, writing = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        crew = hire(2, echo)
+        assert crew is not None
+        crew.ask([b"x"])
+        os.write(writing, b"".join(pid.to_bytes(4, "little") for pid in crew.pids()))
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.close(writing)
+    pids = os.read(reading, 8)
+    os.waitpid(parent, 0)
+    for at in (0, 4):
+        try:
+            found = os.pidfd_open(int.from_bytes(pids[at : at + 4], "little"))
+        except ProcessLookupError:
+            continue
+        with os.fdopen(found) as pidfd:  # readable when the process has ended; the test's own deadline bounds this
+            import select
+
+            select.select([pidfd], [], [])
+    os.close(reading)
+
+
+def test_nobody_is_forked_beside_a_thread_or_for_one_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crews, "cores", lambda: 1)
+    assert hire(2, echo) is None
+    monkeypatch.setattr(crews, "cores", lambda: 4)
+    assert hire(0, echo) is None
+    ending = threading.Event()
+    thread = threading.Thread(target=ending.wait)
+    thread.start()
+    try:
+        assert hire(2, echo) is None
+    finally:
+        ending.set()
+        thread.join()
+
+
+def test_with_too_little_memory_for_another_process_there_are_fewer(
+    hired: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forks: list[int] = []
+    fork = os.fork
+
+    def once() -> int:
+        if forks:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        forks.append(1)
+        return fork()
+
+    monkeypatch.setattr(os, "fork", once)
+    assert hired(3, echo).workers == 1
+    assert hire(3, echo) is None
