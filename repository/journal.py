@@ -153,13 +153,20 @@ def pending(store: RecordStore, head: Head) -> Pending:
             break
         else:
             break
-    if stopped is None and any(sequence > mark.sequence for sequence, _ in candidates):
+    if stopped is None and any(_belongs(one, mark, head) for ones in candidates.values() for one in ones):
         stopped = f"flush {mark.sequence + 1} is not there, later ones are"
     if stopped is None:
         stopped = unreadable
     if stopped is not None:
         log.info("journal.stopped", extra={"sequence": mark.sequence, "why": stopped})
     return Pending(tuple(flushes), mark, numbers, stopped)
+
+
+def _belongs(candidate: _Candidate, mark: JournalMark, head: Head) -> bool:
+    """Whether it is later than the prefix, and of the mount that was the last to begin. What an earlier one could not
+    make durable is dead since then: see `restart_journal`."""
+    first = candidate.parts[0]
+    return first.sequence > mark.sequence and first.time_ns >= head.mounted_ns
 
 
 def _candidates(store: RecordStore, head: Head) -> tuple[dict[tuple[int, int], list[_Candidate]], str | None]:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import pytest
 
-from tests.support.mounted import BUSY, CALM, Mounted, mounted, open_directory
+from tests.support.mounted import BUSY, CALM, WATCH_S, Mounted, mounted, open_directory
 
 
 class NewMount(Protocol):
@@ -47,6 +47,8 @@ def new_mount(request: pytest.FixtureRequest) -> Iterator[NewMount]:
         def make(*options: str) -> Mounted:
             directory = stack.enter_context(open_directory())
             mount = stack.enter_context(mounted(directory, options or CALM))
+            timeout = request.node.get_closest_marker("timeout")
+            mount.watch_s = WATCH_S if timeout is None else max(WATCH_S, timeout.args[0] - WATCH_S)
             stack.enter_context(mount.watched())
             made.append(mount)
             return mount

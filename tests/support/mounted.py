@@ -27,6 +27,7 @@ READY: Final = "mount.ready"
 START_S: Final = 60.0
 END_S: Final = 60.0
 WATCH_S: Final = 150.0
+"""Unless a test has more time."""
 """A daemon that leaves a test hanging this long is killed, so that the hanging system call returns with an error."""
 TROUBLE: Final = re.compile(r"^\S+ \S+ (?:WARNING|ERROR|CRITICAL) \S+ (?P<event>\S+)|^Traceback|\w+Warning:")
 """What a daemon logs only when something is wrong."""
@@ -124,6 +125,7 @@ class Mounted:
         self.options = tuple(options)
         self.log = mountpoint.with_name(mountpoint.name + ".log")
         self.said = mountpoint.with_name(mountpoint.name + ".out")
+        self.watch_s = WATCH_S
         self._looked_at = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -208,7 +210,7 @@ class Mounted:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Kills the daemon if it takes too long: a hanging mount becomes a failing test."""
-        timer = threading.Timer(WATCH_S, self._kill_hanging)
+        timer = threading.Timer(self.watch_s, self._kill_hanging)
         timer.daemon = True
         timer.start()
         try:

@@ -142,6 +142,16 @@ def test_a_chain_that_does_not_continue_the_head_is_nothing(store: RecordStore) 
     assert found.stopped is not None
 
 
+def test_a_lost_flush_is_told_until_the_next_mount_begins(store: RecordStore) -> None:
+    """The power failed while flushes were unsynced, and took one between two others. After the next mount's recovery
+    `check` still warned of it, as the pack that held them lay above the lowest one with room."""
+    clock, lease = SetClock(), store.lease()
+    head = Head(journal=JournalMark(6, 1234), mounted_ns=clock.now_ns())
+    JournalWriter(store, clock, JournalMark(7, 99)).write(gone(1), lease, 0)
+    assert pending(store, head).stopped == "flush 7 is not there, later ones are"
+    assert pending(store, replace(head, mounted_ns=clock.now_ns())).stopped is None
+
+
 def test_the_sync_is_the_callers(store: RecordStore) -> None:
     lease = store.lease()
     writer = JournalWriter(store, SetClock(), NO_MARK)
