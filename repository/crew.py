@@ -48,9 +48,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def _threads() -> int:
+    return threading.active_count()
+
+
 def hire(wanted: int, work: Work) -> "Crew | None":
     """Fork `wanted` workers. None where that makes no sense, or is not safe: one processor, or other threads."""
-    if wanted < 1 or cores() < CORES_MIN or threading.active_count() > 1:
+    if wanted < 1 or cores() < CORES_MIN or _threads() > 1:
         return None
     workers: list[_Worker] = []
     for _ in range(wanted):

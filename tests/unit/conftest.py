@@ -1,10 +1,12 @@
 """A clock that stands still, a small repository on it, and an empty directory of files to store."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from repository import crew
 from repository.repo import Repository
 from repository.units import MIB
 from tests.support.fulldisk.disks import new_disk
@@ -55,3 +57,10 @@ def xfs(tmp_path: Path) -> Iterator[Path]:
 def ext4(tmp_path: Path) -> Iterator[Path]:
     """A disk that keeps no attributes beyond 4 KiB. For tests marked mount."""
     yield from _disk(tmp_path / "ext4", "ext4")
+
+
+@pytest.fixture(autouse=True)
+def no_threads_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle threads that trio keeps for some seconds after another test do not count where a crew is hired."""
+    others = threading.active_count() - 1
+    monkeypatch.setattr(crew, "_threads", lambda: max(1, threading.active_count() - others))
