@@ -1,18 +1,15 @@
 """The real ladder and the real retention over repositories of a few dozen blocks, on a disk that a script fills."""
 
 import random
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from repository import shelf
 from repository.errors import NoSpaceError, VolumeError
 from repository.format.catalog import Slot, SnapshotKind
 from repository.format.events import Field
-from repository.index import keeper
 from repository.policy.collect import Safety
 from repository.policy.rungs import Mode
 from repository.recovery import RecoverySettings
@@ -20,7 +17,6 @@ from repository.repo import Repository
 from repository.units import KIB
 from tests.support.repositories import SetClock, publish, read_files, write_tree
 from tests.support.tinydisk import (
-    BLOCK,
     RESERVE,
     SEGMENT,
     TinyDisk,
@@ -359,28 +355,6 @@ def test_at_zero_bytes_and_inodes_with_the_reserve_gone(
         disk.inodes_left = 1
         assert repository.recovery.look() is Mode.NORMAL
         check(repository)
-
-
-@pytest.mark.parametrize(("free_bytes", "written"), [(0, False), (RESERVE - BLOCK, False), (ROOM, True)])
-def test_opening_writes_no_index_while_the_reserve_does_not_fit(
-    path: Path, disk: TinyDisk, clock: SetClock, monkeypatch: pytest.MonkeyPatch, free_bytes: int, written: bool
-) -> None:
-    """A little room that another program left is not for caches, however many records have none."""
-    with open_tiny(path, disk, clock) as repository:
-        for seed in range(6):
-            implicit(repository, seed, source="a")
-    for module in (keeper, shelf):
-        monkeypatch.setattr(module, "FLUSH_ROWS", 4)
-    shutil.rmtree(path / "index")
-    (path / "ballast.reserve").write_bytes(b"")
-    disk.adopt()
-    disk.leave(free_bytes)
-    disk.created.clear()
-    with open_tiny(path, disk, clock) as repository:
-        assert repository.recovery.mode is (Mode.NORMAL if written else Mode.EMERGENCY)
-        assert len(repository.snapshots.listed()) == 6
-        repository.recovery.collect(Safety.FULL)
-    assert any("index" in name for name in disk.created) is written
 
 
 def test_without_inodes_whole_packs_give_them_back(repository: Repository, disk: TinyDisk) -> None:

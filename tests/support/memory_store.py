@@ -53,3 +53,15 @@ class MemoryStore:
     def forget_counts(self) -> None:
         self.reads.clear()
         self.puts.clear()
+
+
+class CountingStore(MemoryStore):
+    """Counts calls too: in a mount each is a hop to a worker."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def read_many(self, ids: Sequence[RecordId]) -> list[Record]:
+        self.calls += 1
+        return super().read_many(ids)

@@ -12,11 +12,10 @@ from fusefs.readpath import ReadPath, Stream
 from fusefs.trees import Trees
 from fusefs.workers import Workers
 from repository.format.inode import DirRef, Entry, Extent, Inode, NodeKind
-from repository.format.record import Record
 from repository.ids import FileId, RecordId
 from repository.trees.reader import RecordCache, TreeReader
 from repository.trees.writer import TreeWriter
-from tests.support.memory_store import MemoryStore
+from tests.support.memory_store import CountingStore
 
 DIRECTORIES = 30
 FILES = 12
@@ -39,23 +38,11 @@ class Chunks:
         return [Plain(one * (SIZE // len(one)) + one[: SIZE % len(one)]) for one in ids]
 
 
-class LoadingStore(MemoryStore):
-    """Counts calls: each is a hop."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
-
-    def read_many(self, ids: Sequence[RecordId]) -> list[Record]:
-        self.calls += 1
-        return super().read_many(ids)
-
-
 class Mount:
     """A directory of directories of small files, whose numbers run against their names."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
-        self.store = LoadingStore()
+        self.store = CountingStore()
         writer = TreeWriter(self.store, TreeReader(RecordCache(self.store, 1 << 24, inline=True)), self.store.lease())
         self.refs = [writer.write_directory(self._files(directory))[0] for directory in range(DIRECTORIES)]
         self.top = writer.write_directory(

@@ -2,7 +2,6 @@
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pyfuse3
@@ -20,12 +19,11 @@ from fusefs.snapshots import Snapshots, View
 from fusefs.trees import Trees
 from fusefs.workers import Workers
 from repository.format.inode import DirRef, Entry, Inode, NodeKind
-from repository.format.record import Record
-from repository.ids import FileId, RecordId, SnapshotId
+from repository.ids import FileId, SnapshotId
 from repository.trees.reader import RecordCache, TreeReader
 from repository.trees.writer import TreeWriter
 from tests.support.catalogs import NoCatalog
-from tests.support.memory_store import MemoryStore
+from tests.support.memory_store import CountingStore
 
 DIRECTORIES = 30
 FILES = 6
@@ -35,18 +33,6 @@ ROOM = 25
 PLACES_MAX = 1000
 ROWS_MAX = 120
 CACHE_BYTES = 1 << 18
-
-
-class CountingStore(MemoryStore):
-    """Counts calls too: each is a hop."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
-
-    def read_many(self, ids: Sequence[RecordId]) -> list[Record]:
-        self.calls += 1
-        return super().read_many(ids)
 
 
 @dataclass
