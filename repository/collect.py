@@ -184,10 +184,8 @@ class Collector:
                 return self._rehearse(Wish(safety, enough_bytes), expired if trash else [], began_ns)
             made = 0
             if exactness:
-                until_ns = self._clock.now_ns() + EXACTNESS_NS
-                made = make_exact(
-                    self._store, self._catalog, self._snapshots.lock, lambda: self._clock.now_ns() > until_ns
-                )
+                going = expired if trash and enough_bytes is None else []
+                made = self._make_exact({slot.snapshot_id for slot in going})
             if enough_bytes is None:
                 expired = self._expire(safety, began_ns) if trash else []
                 plan, freed = self._free(Wish(safety), progress, stop)
@@ -211,6 +209,13 @@ class Collector:
             )
         log.info("collect.done", extra={"freed_bytes": freed, "snapshots": len(expired)})
         return report
+
+    def _make_exact(self, going: Collection[SnapshotId]) -> int:
+        """Of all but the snapshots `going`, whose slots are freed right afterwards."""
+        until_ns = self._clock.now_ns() + EXACTNESS_NS
+        return make_exact(
+            self._store, self._catalog, self._snapshots.lock, lambda: self._clock.now_ns() > until_ns, going
+        )
 
     def _report(
         self,

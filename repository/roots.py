@@ -5,7 +5,7 @@ without a readable bitmap is walked; a tree that cannot be walked to its end is 
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Final
@@ -115,9 +115,13 @@ def _each(store: RecordStore, slots: Sequence[Slot]) -> Iterable[BitMap64]:
 
 
 def make_exact(
-    store: RecordStore, catalog: Catalog, lock: AbstractContextManager[object], stop: Callable[[], bool] = lambda: False
+    store: RecordStore,
+    catalog: Catalog,
+    lock: AbstractContextManager[object],
+    stop: Callable[[], bool] = lambda: False,
+    going: Collection[SnapshotId] = (),
 ) -> int:
-    """Make the bitmap of every root exact, oldest first. Returns how many were made.
+    """Make the bitmap of every root exact, oldest first, but for the snapshots `going`. Returns how many were made.
 
     Walks what changed from one root to the next of its source. `lock` is the snapshots': held for each overwrite
     of slots. Ends early where there is no room for new bitmaps, or `stop` says so: bitmaps may err towards keeping.
@@ -125,8 +129,9 @@ def make_exact(
     """
     done = 0
     for run in roots_by_source(catalog).values():
+        staying = [root for root in run if not isinstance(root, Slot) or root.snapshot_id not in going]
         try:
-            done += _Exactness(store, catalog, lock, stop).make(run)
+            done += _Exactness(store, catalog, lock, stop).make(staying)
         except NoSpaceError as error:
             log.info("bitmap.no_room", extra={"error": str(error)})
             break

@@ -178,6 +178,23 @@ def test_exact_bitmaps_are_what_walking_finds(path: Path, clock: SetClock) -> No
         assert repository.check().findings == ()
 
 
+def test_what_is_collected_at_once_is_not_made_exact_before(path: Path, clock: SetClock) -> None:
+    with open_for_writing(path, clock) as repository:
+        parent = publish(repository, many(1), "a")
+        for number in range(5):
+            parent = publish(repository, many(1) | many(2 + number, count=2), f"s{number}", parent=parent)
+        for name in ("s1", "s2", "s4"):
+            repository.delete(repository.find(name))
+        report = repository.gc(safety=Safety.NONE)
+        slots = repository.catalog.slots()
+        assert (report.made_exact, len(report.expired)) == (len(slots), 3)
+        assert all(slot.exact for slot in slots)
+        for slot in slots:
+            assert repository.publisher.numbers_of(slot) == walk(repository.store, [slot.manifest])
+        assert repository.check().findings == ()
+        assert repository.reclaimable_bytes() == 0
+
+
 def test_names_pins_and_errors(path: Path, clock: SetClock) -> None:
     with open_for_writing(path, clock) as repository:
         slot = publish(repository, {"f": b"x"}, "a")
