@@ -123,6 +123,11 @@ class LiveSession:
         made = [slot.time_ns for slot in self._repository.catalog.slots() if is_of_live(slot)]
         return head is not None and head.time_ns > max(made, default=0)
 
+    def _is_listed_as_it_is(self) -> bool:
+        """Whether nothing changed since the last snapshot of `live`, or ever where there is none."""
+        activity = self.activity()
+        return activity.changed_since_s is None and activity.unsaved_since_s is None and self._frozen is None
+
     def _mark_changed(self) -> None:
         """The head may hold something that no listed snapshot does."""
         now_s = trio.current_time()
@@ -279,11 +284,13 @@ class LiveSession:
         """The last commit; nothing is admitted any more. Raises BallastError where it could not be made durable.
 
         Who still writes gets the error that the end of the mount will give him a moment later. On a full disk the head
-        is committed without a snapshot, which the next mount makes.
+        is committed without a snapshot, which the next mount makes. Where nothing changed nothing is written.
         """
         self.tree.ended = True
         self.jobs.end_soon()
-        if self.guard.calm:
+        if self._is_listed_as_it_is():
+            self._failure.check()
+        elif self.guard.calm:
             await self.commit(SnapshotKind.IMPLICIT, None)
         else:
             await self.checkpoint()

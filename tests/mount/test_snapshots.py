@@ -101,6 +101,26 @@ def test_umount_makes_a_snapshot_of_what_changed(mount: Mounted) -> None:
     assert mount.names() == [name], "nothing changed, so there is no other"
 
 
+def test_a_mount_that_changes_nothing_leaves_nothing(mount: Mounted) -> None:
+    mount.remount()
+    assert mount.names() == [], "an empty `live` that nobody wrote to is no snapshot"
+    (mount.live / "file").write_text("one")
+    mount.remount()
+    [made] = mount.names()
+    packs, segments = _files(mount.repository / "packs"), _files(mount.repository / "index")
+    for _ in range(2):
+        assert (mount.live / "file").read_text() == "one"
+        mount.remount()
+        assert mount.names() == [made]
+    # What every mount keeps ready for writing, and takes away or fills anew, is not counted: only how many there are.
+    assert len(_files(mount.repository / "packs")) == len(packs)
+    assert _files(mount.repository / "index") == segments
+
+
+def _files(directory: Path) -> set[Path]:
+    return {path for path in directory.rglob("*") if path.is_file()}
+
+
 def test_mkdir_names_the_state_of_live(mount: Mounted) -> None:
     (mount.live / "file").write_text("before")
     before = mount.commit("before-upgrade")
