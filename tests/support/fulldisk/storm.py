@@ -50,8 +50,7 @@ def play(play: Play) -> None:
             os.mkdir(user.live / f"dir-{number}")
         if play.kind in THROUGH_FUSE:
             filler.leave(SLOW_ROOM_BYTES)  # the fickle filler writes its zeros there, and is too slow to fill a disk
-        _storm(play, user)
-        filler.give(1 << 60)
+        _storm(play, user, filler)
         _clear_up(user)
         _kills(play, user, filler)
         user.check()
@@ -59,7 +58,7 @@ def play(play: Play) -> None:
         report.equals("mounts left", user.is_mounted(), False)
 
 
-def _storm(play: Play, user: User) -> None:
+def _storm(play: Play, user: User, filler: Filler) -> None:
     report = play.report
     writers, seconds = play.pick(24, 120), play.pick(10, 240)
     report.say(f"{writers} writers for {seconds} s, a filler of {user.disk.available_bytes():,} bytes")
@@ -74,6 +73,7 @@ def _storm(play: Play, user: User) -> None:
         said = [_stop(crew) for crew in crews]
         looking.stop()
         turns = other.stop()
+    filler.give(1 << 60)  # else the writers' files alone may fill what it left, and then read-only is right
     report.say(f"the filler turned {turns[0]} times and met a full disk {turns[1]} times")
     _expect_unharmed(user, said, looking)
     user.expect_normal()
