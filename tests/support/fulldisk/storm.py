@@ -35,7 +35,9 @@ EMPTY_BYTES: Final = 32 * MIB
 SLOW_ROOM_BYTES: Final = 96 * MIB
 """Less than the writers of the short version keep."""
 KILL_WITHIN_S: Final = 0.06
-"""After the reserve was touched: about as long as a recovery takes."""
+"""After the reserve was touched: about as long as a recovery takes. Less after each that was over by then, down to
+KILL_WITHIN_MIN_S: on xfs it takes milliseconds."""
+KILL_WITHIN_MIN_S: Final = 0.002
 TRIES_PER_KILL: Final = 3
 
 
@@ -254,18 +256,21 @@ while True:
 def _kills(play: Play, user: User, filler: Filler) -> None:
     report, dice = play.report, random.Random(play.seed)
     wanted, tries, missed = play.pick(3, 50), 0, 0
-    kills = 0
+    kills, within_s = 0, KILL_WITHIN_S
     while kills < wanted:
         tries += 1
         assert tries <= wanted * TRIES_PER_KILL, f"only {kills} of {tries} kills hit a recovery"
-        hit = _killed_in_recovery(play, user, filler, play.seed * 100_000 + tries * 1_000, dice)
+        pause_s = dice.uniform(0, within_s)
+        hit = _killed_in_recovery(play, user, filler, play.seed * 100_000 + tries * 1_000, pause_s)
+        within_s = min(within_s * 1.2, KILL_WITHIN_S) if hit else max(within_s * 0.7, KILL_WITHIN_MIN_S)
         kills += hit
         missed += not hit
     report.holds("kill -9 in the middle of a recovery", f"{kills} times, {missed} more missed one", kills == wanted)
 
 
-def _killed_in_recovery(play: Play, user: User, filler: Filler, seed: int, dice: random.Random) -> bool:
-    """One kill; whether the reserve was lent at that time. What was synced has to be there afterwards."""
+def _killed_in_recovery(play: Play, user: User, filler: Filler, seed: int, pause_s: float) -> bool:
+    """One kill, `pause_s` after the reserve was touched; whether it was lent at that time. What was synced has to be
+    there afterwards."""
     garbage = play.pick(24 * MIB, 100 * MIB)
     filler.give(1 << 60)
     user.quietly("mount", user.repository, user.mountpoint, *CALM)
@@ -290,7 +295,7 @@ def _killed_in_recovery(play: Play, user: User, filler: Filler, seed: int, dice:
     )
     try:
         _wait_for_lending(user.repository / "ballast.reserve", whole, writer)
-        time.sleep(dice.uniform(0, KILL_WITHIN_S))
+        time.sleep(pause_s)
         lent = user.reserve_bytes() < whole
         os.kill(pid, signal.SIGKILL)
         assert writer.stdout is not None
