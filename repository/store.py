@@ -8,7 +8,7 @@ enter their lease, and numbers are condemned. It is never held over a system cal
 import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Final, Self
 
 from pyroaring import BitMap64
@@ -330,6 +330,11 @@ class RecordStore(PackKeeping):
             except (DamagedError, VolumeError):
                 continue  # one by one, below: other copies are tried, and what is damaged is told
         return [records[item] if item in records else self.read(ids[item]) for item in range(len(ids))]
+
+    def prefetch(self, ids: Sequence[RecordId]) -> None:
+        """Have the kernel read these records meanwhile, without waiting for it; a hint that is never an error."""
+        with suppress(BallastError):
+            self._reader.prefetch(self._index.find(ids, to_share=False))
 
     def copies(self, record_id: RecordId) -> list[Place]:
         """Every place where a record with this id lies: more than one where damage was healed by a later put."""

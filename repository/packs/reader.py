@@ -4,6 +4,7 @@ import errno
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from repository.codec import Codec
@@ -100,6 +101,15 @@ class PackReader:
             self._checked(buffer[(at := place.offset - start) : at + place.stored_length], pack, place, record_id)
             for place, record_id in zip(places, ids, strict=True)
         ]
+
+    def prefetch(self, places: Sequence[Place | None]) -> None:
+        """Have the kernel read these records meanwhile. What cannot be read is for those who do read it."""
+        for run in runs_of(places):
+            first, last = places[run[0]], places[run[-1]]
+            assert first is not None and last is not None
+            with suppress(MissingRecordError, VolumeError):
+                file = self.file(pack_of(first.number))
+                file.will_need(first.offset, last.offset + last.stored_length - first.offset)
 
     def _checked(self, buffer: bytes | memoryview, pack: PackIndex, place: Place, record_id: RecordId | None) -> Record:
         try:

@@ -72,7 +72,15 @@ def restore(
     try:
         with EarlyWriting(lambda: calls.syncfs(volume)) as early:
             hands = Hands(writer, attributes, crew, early, notices, progress)
-            restorer = Restorer(repo.reader, what.links, writer, hands, notices=notices, progress=progress)
+            restorer = Restorer(
+                repo.reader,
+                what.links,
+                writer,
+                hands,
+                ahead=repo.store.prefetch,
+                notices=notices,
+                progress=progress,
+            )
             try:
                 if is_directory:
                     restorer.directory(target, what.inode.directory)

@@ -7,7 +7,7 @@ files of the batch are written one by one, so that only those that need it fail.
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, Protocol
 
@@ -17,6 +17,7 @@ from repository.format.record import Record
 from repository.ids import FileId, RecordId
 from repository.restore.attributes import TargetError
 from repository.restore.jobs import Job, Outcome, Span
+from repository.restore.stretches import Piece, StretchWriter
 from repository.restore.target import Existing, TargetDirectory, WhenThere, write_at
 from repository.trees.reader import RecordCache
 from repository.units import MIB
@@ -73,6 +74,7 @@ class FileWriter:
     stopped: threading.Event
     """Set it, and running jobs give up at the next file."""
     patient: bool = True
+    stretch_writer: StretchWriter = field(default_factory=StretchWriter)
 
     def write(self, directories: Sequence[TargetDirectory], job: Job) -> Outcome:
         """Do a job. Raises NoSpaceError, VolumeError where the destination takes no more, InterruptedByUserError."""
@@ -101,8 +103,7 @@ class FileWriter:
         """Write these extents of an open file. Raises TargetError, DamagedError; NoSpaceError, VolumeError."""
         self._check()
         chunks = self._chunks(stretch)
-        for extent in stretch:
-            write_at(fd, _bytes_of(extent, chunks), extent.offset)
+        self.stretch_writer.write(fd, [Piece(extent.offset, _bytes_of(extent, chunks)) for extent in stretch])
 
     def stretches(self, inode: Inode) -> Iterator[list[Extent]]:
         """A large file's extents in turns of about WINDOW_BYTES; holes are left out. Raises DamagedError."""

@@ -29,13 +29,11 @@ from repository.restore.jobs import (
     undone_job,
 )
 from repository.restore.target import TargetDirectory, job_prefix
-from repository.storage.calls import Calls
 
 THREADS: Final = 2
 """Without a crew: each waits for the disk or the interpreter while the other works."""
 
 _log: Final = logging.getLogger(__name__)
-_CALLS: Final = Calls()
 
 
 class RestoringWork:
@@ -63,7 +61,7 @@ class RestoringWork:
     def _stretch(self, job: Job, fd: int) -> Outcome:
         outcome = Outcome()
         try:
-            _fill(self._writer, fd, job.stretch)
+            self._writer.fill(fd, job.stretch)
         except (TargetError, DamagedError):
             outcome.undone_stretch = True
         return outcome
@@ -140,7 +138,7 @@ class Hands:
             except WorkerLostError:
                 _log.warning("restore.worker_lost", extra={"job": number})
         if undone:
-            _fill(self._writer, fd, stretch)
+            self._writer.fill(fd, stretch)
         self._progress.advance(sum(extent.length for extent in stretch), 0)
 
     def let_go(self, directories: Sequence[TargetDirectory]) -> None:
@@ -150,13 +148,3 @@ class Hands:
                 directory.release()
             except TargetError as error:
                 self._notices.problem(directory.path or b".", str(error))
-
-
-def _fill(writer: FileWriter, fd: int, stretch: Sequence[Extent]) -> None:
-    """Write it, and have the kernel begin to bring it to the disk: else that waits until all of it is there."""
-    writer.fill(fd, stretch)
-    start, end = stretch[0].offset, stretch[-1].offset + stretch[-1].length
-    try:
-        _CALLS.start_writeback(fd, start, end - start)
-    except OSError:
-        return

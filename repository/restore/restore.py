@@ -6,7 +6,7 @@ of hard-linked files (a path for each).
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import count
@@ -118,7 +118,10 @@ class _FirstNamed:
 
 
 class Restorer:
-    """One restore. `directory` or `single` is called once, by one thread."""
+    """One restore. `directory` or `single` is called once, by one thread.
+
+    `ahead` is told the chunks of each part of a large file when that is handed out, some parts before it is at work.
+    """
 
     def __init__(
         self,
@@ -127,6 +130,7 @@ class Restorer:
         writer: FileWriter,
         hands: Hands,
         *,
+        ahead: Callable[[Sequence[RecordId]], None],
         notices: Notices,
         progress: Progress,
     ) -> None:
@@ -134,6 +138,7 @@ class Restorer:
         self._links = links
         self._writer = writer
         self._hands = hands
+        self._ahead = ahead
         self._when_there = writer.when_there
         self._notices = notices
         self._progress = progress
@@ -265,6 +270,7 @@ class Restorer:
             for stretch in self._writer.stretches(inode):
                 if large.failure is not None:
                     break
+                self._ahead([extent.chunk for extent in stretch])
                 self._sent(_Stretch(self._hands.fill(number, large.file.fd, stretch), large))
         except DamagedError as error:
             large.failure = error

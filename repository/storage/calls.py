@@ -79,6 +79,9 @@ class Calls:
     def start_writeback(self, fd: int, offset: int, length: int) -> None:
         _checked(_sync_file_range(fd, offset, length, _SYNC_FILE_RANGE_WRITE))
 
+    def will_need(self, fd: int, offset: int, length: int) -> None:
+        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
+
     def lseek(self, fd: int, offset: int, whence: int) -> int:
         return os.lseek(fd, offset, whence)
 

@@ -22,6 +22,8 @@ IOV_MAX: Final = 1024
 """Buffers in one pwritev: the kernel's UIO_MAXIOV."""
 ZERO_PIECE_BYTES: Final = 1 * MIB
 """Written at once where room is allocated by writing: what one ENOSPC wastes, and what it costs in memory."""
+AHEAD_BYTES: Final = 512 * KIB
+"""Asked for at once when reading ahead: of a larger range the kernel may take only the beginning."""
 BTRFS_MAGIC: Final = 0x9123683E
 EXTENT_BYTES: Final = 128 * KIB
 RESERVE_EXTENT_BYTES: Final = 4 * MIB
@@ -210,6 +212,15 @@ class FileHandle:
         """Ask the kernel to start writing this range; a hint that is never an error."""
         try:
             self._calls.start_writeback(self._fd, offset, length)
+        except OSError:
+            return
+
+    def will_need(self, offset: int, length: int) -> None:
+        """Ask the kernel to read this range meanwhile; a hint that is never an error."""
+        end = offset + length
+        try:
+            for start in range(offset, end, AHEAD_BYTES):
+                self._calls.will_need(self._fd, start, min(AHEAD_BYTES, end - start))
         except OSError:
             return
 
