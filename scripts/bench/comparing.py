@@ -24,8 +24,8 @@ TEN_COMMITS: Final = 20
 
 def tree_part(plan: Plan, tree: Path, extent: Extent) -> None:
     """Storing, browsing, restoring and deleting `tree`, which belongs to the benchmark and is as before afterwards."""
-    # The source, three plain copies of it, five repositories; twice it while the peers that copy store it again.
-    room_for(plan, extent.content_bytes * 9)
+    # The source, three plain copies of it, five repositories; seven that are restored.
+    room_for(plan, extent.content_bytes * 14)
     changes = Changes(tree)
     for number in range(1, plan.rounds + 1):
         try:
@@ -95,7 +95,7 @@ def _read_tree(of_round: Round, peer: Peer, tree: Path) -> None:
 
 def large_part(plan: Plan, large: Path) -> None:
     """One large file, which lies alone in its directory: storing, storing with small edits, reading, restoring."""
-    room_for(plan, large.stat().st_size * 8)
+    room_for(plan, large.stat().st_size * 13)
     for number in range(1, plan.rounds + 1):
         with opened(plan, number) as of_round:
             _store_large(of_round, large)
