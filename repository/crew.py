@@ -86,17 +86,22 @@ class Crew:
 
         Meant to be called by ASKED_AT_ONCE threads for each worker. Raises WorkerLostError: nothing was answered.
         """
+        return self.begin(request, descriptors).wait()
+
+    def begin(self, request: Sequence[Buffer], descriptors: Sequence[int] = ()) -> "Asked":
+        """As `ask`, for one thread that has several answers under way: it waits for them later, in the order in which
+        it asked. What is under way for a worker has to fit into the socket (SOCKET_BYTES). Raises WorkerLostError."""
         with self._lock:
             living = [worker for worker in self._workers if not worker.lost]
             if not living:
                 raise WorkerLostError("there is no worker left")
             worker = min(living, key=_asked)
             worker.asked += 1
-        try:
-            return worker.ask(request, descriptors)
-        finally:
-            with self._lock:
-                worker.asked -= 1
+        return Asked(worker.begin(request, descriptors), lambda: self._answered(worker))
+
+    def _answered(self, worker: "_Worker") -> None:
+        with self._lock:
+            worker.asked -= 1
 
     def close(self) -> None:
         """Have all workers end, and wait for that. May be called twice; nobody may be asking."""
@@ -114,6 +119,23 @@ class Crew:
         self.close()
 
 
+class Asked:
+    """A request under way."""
+
+    __slots__ = ("_done", "_wait")
+
+    def __init__(self, wait: Callable[[], memoryview], done: Callable[[], None]) -> None:
+        self._wait = wait
+        self._done = done
+
+    def wait(self) -> memoryview:
+        """The answer, when it has come. To be called once. Raises WorkerLostError."""
+        try:
+            return self._wait()
+        finally:
+            self._done()
+
+
 class _Worker:
     """The parent's end of one worker. Replies come in the order of the requests."""
 
@@ -128,16 +150,19 @@ class _Worker:
         self._last.set()
         self._gone = False
 
-    def ask(self, request: Sequence[Buffer], descriptors: Sequence[int]) -> memoryview:
-        """Send, wait for those who asked before, receive. Raises WorkerLostError."""
+    def begin(self, request: Sequence[Buffer], descriptors: Sequence[int]) -> Callable[[], memoryview]:
+        """Send. What is returned waits for those who asked before, and receives; it raises WorkerLostError."""
         mine = threading.Event()
         with self._sending:
             before, self._last = self._last, mine
             sent = self._try(lambda: _send(self._channel, request, descriptors))
+        return lambda: self._receive(before, mine, sent=sent is not None)
+
+    def _receive(self, before: threading.Event, mine: threading.Event, *, sent: bool) -> memoryview:
         reply = None
         try:
             before.wait()
-            if sent is not None:
+            if sent:
                 reply = self._try(lambda: _reply(self._channel))
         finally:
             if reply is None:

@@ -9,8 +9,7 @@ are divided), and an unchanged directory is never written at all.
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import fields, replace
-from operator import attrgetter
+from dataclasses import replace
 from typing import Final, NamedTuple, Protocol
 
 from repository.create.events import (
@@ -27,6 +26,7 @@ from repository.create.events import (
 from repository.create.ingest import Ingest
 from repository.create.readers import Readers
 from repository.create.scan import Scanner
+from repository.create.skim import same_inode
 from repository.create.source import Directory
 from repository.format.inode import DirRef, Inode, NodeKind, Totals
 from repository.ids import FileId, RecordId
@@ -166,6 +166,8 @@ class Builder:
         more = True
         while more:
             more = self._scanner.step()
+            if not self._scanner.events:
+                self._tell_unchanged()
             while self._scanner.events:
                 self._admit(self._scanner.events.popleft())
             while self._waiting and (len(self._waiting) > LOOKAHEAD_EVENTS or len(self._under_way) > BATCHES_UNDER_WAY):
@@ -243,7 +245,7 @@ class Builder:
                 self._change(event.frame, event.name, None)
             return
         base = event.base
-        if base is not None and not event.linked and _is_unchanged(base, inode, inode.directory, inode.totals):
+        if base is not None and not event.linked and same_inode(base, inode, inode.directory, inode.totals):
             self._scanner.counts.unchanged_files += 1
             self._told_files += 1
             return
@@ -277,7 +279,7 @@ class Builder:
         """The directory is complete: write it, and tell its parent if that made a difference."""
         self._write(frame)
         base = frame.base
-        if base is not None and _is_unchanged(base, frame.inode, frame.ref, frame.totals):
+        if base is not None and same_inode(base, frame.inode, frame.ref, frame.totals):
             inode = base
         else:
             inode = replace(frame.inode, directory=frame.ref, totals=frame.totals)
@@ -294,15 +296,3 @@ class Builder:
         self._told_files += files
         self._told_bytes += nbytes
         self._progress.advance(nbytes, files)
-
-
-_IDENTITY: Final = frozenset({"file_id", "version", "atime_ns"})
-"""What may differ without being a change: identity, and the time of the last reading."""
-_LISTING: Final = frozenset({"directory", "totals"})
-_attributes: Final = attrgetter(*[field.name for field in fields(Inode) if field.name not in _IDENTITY | _LISTING])
-
-
-def _is_unchanged(base: Inode, inode: Inode, listing: DirRef, totals: Totals) -> bool:
-    """Whether `inode`, with that listing and those totals, is what `base` is."""
-    same: bool = _attributes(base) == _attributes(inode)
-    return same and base.directory == listing and base.totals == totals

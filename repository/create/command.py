@@ -9,13 +9,16 @@ from typing import Final
 
 from repository.chunker import Chunker
 from repository.codec import Codec
+from repository.create.ahead import look_ahead
 from repository.create.builder import Builder, Built
 from repository.create.estimate import Planned, gave_up, require_room
 from repository.create.exclude import Excludes
 from repository.create.ingest import Ingest
+from repository.create.plan import Base, FileIds, ScanOptions, wanted_tree
 from repository.create.readers import Readers
-from repository.create.scan import Base, FileIds, ScanCounts, Scanner, ScanOptions, wanted_tree
+from repository.create.scan import Scanner
 from repository.create.sinks import CountingStore, Growth, HeldTrees, SharedWriter
+from repository.create.skim import ScanCounts
 from repository.create.source import SourceError, directory_identity, lstat_path
 from repository.create.worker import ReadingWork
 from repository.errors import BallastError, DamagedError, NoSpaceError, UsageError
@@ -117,13 +120,23 @@ class _Scan:
     time_ns: int
 
 
-def _scan(repo: Repository, request: CreateRequest, paths: list[bytes], parent: Slot | None, notices: Notices) -> _Scan:
-    """Begin to scan. Raises DamagedError where `parent` cannot be read."""
+def _scan(
+    repo: Repository,
+    request: CreateRequest,
+    paths: list[bytes],
+    parent: Slot | None,
+    notices: Notices,
+    *,
+    ahead: bool = True,
+) -> _Scan:
+    """Begin to scan, with a crew that looks ahead if `ahead`. Raises DamagedError where `parent` cannot be read."""
     time_ns = repo.clock.now_ns()
     ids = FileIds(repo.catalog.next_file_id())
-    scanner = Scanner(_options(repo, request), _base(repo, parent), repo.reader, ids, notices)
+    options, base, wanted = _options(repo, request), _base(repo, parent), wanted_tree(paths)
+    crew = look_ahead(repo, options, base, wanted) if ahead else None
+    scanner = Scanner(options, base, repo.reader, ids, notices, crew)
     try:
-        scanner.begin(wanted_tree(paths))
+        scanner.begin(wanted)
     except BaseException as error:
         scanner.close()
         if isinstance(error, SourceError):
@@ -157,7 +170,7 @@ def _estimate(
     """See `estimate.require_room`."""
 
     def again() -> Scanner:
-        return _scan(repo, request, paths, scan.parent, _Silence()).scanner
+        return _scan(repo, request, paths, scan.parent, _Silence(), ahead=False).scanner
 
     left_out = request.mounts | {os.fsencode(repo.volume.root)}
     progress.start("Estimating", None)

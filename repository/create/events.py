@@ -1,13 +1,11 @@
 """What the scanner tells the builder, in the order in which directories are finished. Values and small states."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from repository.create.source import Directory
 from repository.format.inode import EMPTY_DIR, DirRef, Inode, Totals
 from repository.ids import FileId
-from repository.trees.reader import Row
 
 
 @dataclass(slots=True)
@@ -89,32 +87,3 @@ class FrameDone(NamedTuple):
 
 
 Event = FileFound | NodeFound | LinkedNode | LinkFound | FrameDone
-
-
-class BaseCursor:
-    """Walks the parent snapshot's listing of a directory in step with the sorted names of today."""
-
-    __slots__ = ("_entries", "_next")
-
-    def __init__(self, entries: Iterator[Row]) -> None:
-        self._entries = entries
-        self._next = next(entries, None)
-
-    def take(self, name: bytes, gone: list[bytes]) -> Row | None:
-        """The parent's entry called `name`; names that lie before it, and were not asked for, go to `gone`."""
-        entry = self._next
-        while entry is not None and entry.name < name:
-            gone.append(entry.name)
-            entry = next(self._entries, None)
-        if entry is None or entry.name != name:
-            self._next = entry
-            return None
-        self._next = next(self._entries, None)
-        return entry
-
-    def rest(self) -> list[bytes]:
-        """All names behind the last one that was asked for."""
-        names = [] if self._next is None else [self._next.name]
-        self._next = None
-        names.extend(entry.name for entry in self._entries)
-        return names

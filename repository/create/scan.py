@@ -4,19 +4,20 @@ One thread. A file whose size, modification time, change time and type are those
 lstat and nothing else. (Its inode number is not kept in a snapshot, so that it cannot be compared; the change time
 moves with everything that could make it another file, a rename included.) Files with times younger than two seconds
 before the parent snapshot's beginning are read again: a later write within one tick of the clock would be missed.
+
+Where somebody looks ahead, the scanner is told of whole subtrees what differs there, and looks at nothing else.
 """
 
 import os
 import stat
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from pyroaring import BitMap64
 
 from repository.create.events import (
-    BaseCursor,
     Event,
     FileFound,
     FileTask,
@@ -26,13 +27,14 @@ from repository.create.events import (
     LinkFound,
     NodeFound,
 )
-from repository.create.exclude import CACHE_TAG_NAME, CACHE_TAG_SIGNATURE, Excludes
-from repository.create.source import Directory, SourceError, Xattrs, kind_of, open_ancestor, xattrs_of
-from repository.format.inode import DirRef, Extent, ExtentsRef, Inode, NodeKind
-from repository.format.stats import Stat
+from repository.create.exclude import CACHE_TAG_NAME, CACHE_TAG_SIGNATURE
+from repository.create.plan import Base, FileIds, ScanOptions, Wanted
+from repository.create.skim import Known, Look, PlainLook, ScanCounts, differing, identity_of, same_file
+from repository.create.source import Directory, SourceError, Xattrs, kind_of, open_ancestor, open_root, xattrs_of
+from repository.format.inode import DirRef, Extent, ExtentsRef, Inode, NodeKind, Totals
 from repository.ids import FileId, RecordId
 from repository.notices import Notices
-from repository.trees.reader import Row
+from repository.trees.reader import Placed, Segment
 from repository.units import NS_PER_S
 
 RACY_NS: Final = 2 * NS_PER_S
@@ -44,63 +46,27 @@ class BaseReader(Protocol):
 
     def load_below(self, ref: DirRef) -> None: ...
 
-    def scan_rows(self, ref: DirRef) -> Iterator[Row]: ...
+    def scan_segments(self, ref: DirRef) -> Iterator[Segment]: ...
 
-    def inode_of(self, row: Row) -> Inode: ...
+    def inode_of(self, row: Placed) -> Inode: ...
+
+    def lookup(self, ref: DirRef, name: bytes) -> Inode | None: ...
 
     def link(self, links: RecordId | None, file_id: FileId) -> Inode | None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
-    """The parent snapshot: its root, links table, and when it began (ns since 1970)."""
+class Lookahead(Protocol):
+    """Looks ahead of the scanner. It is asked in the order of the walk."""
 
-    root: Inode
-    links: RecordId | None
-    time_ns: int
+    def take(self, path: bytes) -> PlainLook | None:
+        """What is known of the directory at an absolute path, once."""
+        ...
 
+    def looks_into(self, totals: Totals) -> bool:
+        """Whether it looks at the directories below one of that size by themselves."""
+        ...
 
-@dataclass(slots=True)
-class Wanted:
-    """A directory on the way to the paths that were named: all of it (`whole`), or only some children."""
-
-    whole: bool = False
-    children: "dict[bytes, Wanted]" = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ScanOptions:
-    """What is left out. `repository`: device and inode number of the repository's directory."""
-
-    excludes: Excludes
-    exclude_caches: bool
-    one_file_system: bool
-    repository: tuple[int, int]
-    mounts: frozenset[bytes]
-    """Absolute paths of Ballast mounts."""
-
-
-class FileIds:
-    """Hands out file ids; `next` is the first that was never used."""
-
-    def __init__(self, next_id: FileId) -> None:
-        self.next: int = next_id
-
-    def fresh(self) -> FileId:
-        self.next += 1
-        return FileId(self.next - 1)
-
-
-def wanted_tree(paths: list[bytes]) -> Wanted:
-    """The directories that lead to these absolute, normalised paths."""
-    root = Wanted()
-    for path in paths:
-        at = root
-        for name in path.split(b"/"):
-            if name:
-                at = at.children.setdefault(name, Wanted())
-        at.whole = True
-    return root
+    def close(self) -> None: ...
 
 
 def inode_of(
@@ -138,25 +104,19 @@ def inode_of(
 
 
 @dataclass(slots=True)
-class _Level:
+class Level:
+    """A directory that is being looked at."""
+
     frame: Frame
     directory: Directory
-    names: Iterator[bytes]
-    cursor: BaseCursor | None
+    entries: Iterator[tuple[bytes, Known | Inode | None]]
+    """What is left to be looked at, and what the parent snapshot has of it."""
     wanted: Wanted | None
-    device: int
+    found: os.stat_result
     has_mounts: bool
     """Whether a Ballast mount lies right in it."""
-
-
-@dataclass(slots=True)
-class ScanCounts:
-    """What was seen: files that are not directories, and among them those that the parent has unchanged."""
-
-    files: int = 0
-    unchanged_files: int = 0
-    unchanged_bytes: int = 0
-    directories: int = 0
+    looks: dict[bytes, PlainLook]
+    """What is known already of directories in it."""
 
 
 class Scanner:
@@ -168,15 +128,22 @@ class Scanner:
     """
 
     def __init__(
-        self, options: ScanOptions, base: Base | None, reader: BaseReader, ids: FileIds, notices: Notices
+        self,
+        options: ScanOptions,
+        base: Base | None,
+        reader: BaseReader,
+        ids: FileIds,
+        notices: Notices,
+        ahead: Lookahead | None = None,
     ) -> None:
         self._options = options
+        self._ahead = ahead
         self._base = base
         self._reader = reader
         self._ids = ids
         self._notices = notices
         self._racy_ns = base.time_ns - RACY_NS if base is not None else 0
-        self._stack: list[_Level] = []
+        self._stack: list[Level] = []
         self._links: dict[tuple[int, int], tuple[FileId, int]] = {}
         self._links_taken = BitMap64()
         self._mount_parents = frozenset(os.path.dirname(mount) for mount in options.mounts)
@@ -186,54 +153,29 @@ class Scanner:
 
     def begin(self, wanted: Wanted) -> None:
         """Start at the root directory. Raises SourceError."""
-        directory = open_ancestor(b"/")
+        directory = open_root() if wanted.whole else open_ancestor(b"/")
         base = self._base.root if self._base is not None else None
         self._enter(None, b"", directory, base, wanted)
 
     def step(self) -> bool:
-        """Look at names until there is something to tell. False when everything has been told."""
+        """Look at names until there is something to tell, or a directory is done with or entered. False when everything
+        has been told."""
         if self.events:
             return True
         self._let_go()
         if not self._stack:
+            self._stop_ahead()
             return False
         level = self._stack[-1]
-        depth = len(self._stack)
-        gone: list[bytes] = []
-        plain = level.wanted is None and not level.has_mounts and not self._options.excludes
-        for name in level.names:
-            base = None if level.cursor is None else level.cursor.take(name, gone)
-            if gone:
-                self._gone(level.frame, gone)
-                gone = []
-            if plain and base is not None and self._still_there(level.directory, name, base.stat):
-                continue
-            if not self._visit(level, name, base) and base is not None:
-                self._gone(level.frame, [name])
-            if self.events or len(self._stack) != depth:
+        directories = self.counts.directories
+        for name, known in level.entries:
+            if not self._visit(level, name, known) and known is not None:
+                self._gone(level.frame, name)
+            if self.events or self.counts.directories != directories:
                 return True
-        if level.cursor is not None:
-            self._gone(level.frame, level.cursor.rest())
         self.events.append(FrameDone(level.frame))
         level.directory.release()
         self._stack.pop()
-        return True
-
-    def _still_there(self, directory: Directory, name: bytes, base: Stat) -> bool:
-        """Whether this is a file with one name that the parent has unchanged: what `_visit` would find, sooner."""
-        kind = base.kind
-        if kind is NodeKind.DIRECTORY or kind is NodeKind.LINK:
-            return False
-        try:
-            found = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
-        except OSError:
-            return False
-        if found.st_nlink != 1 or not self._unchanged(base, found):
-            return False
-        counts = self.counts
-        counts.files += 1
-        counts.unchanged_files += 1
-        counts.unchanged_bytes += base.size
         return True
 
     def put_back(self, events: deque[Event], held: list[Directory]) -> None:
@@ -244,18 +186,24 @@ class Scanner:
 
     def close(self) -> None:
         """Let go of every directory (after an error)."""
+        self._stop_ahead()
         self._let_go()
         while self._stack:
             self._stack.pop().directory.release()
+
+    def _stop_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
 
     def _let_go(self) -> None:
         while self._held:
             self._held.pop().release()
 
-    def _gone(self, frame: Frame, names: list[bytes]) -> None:
-        self.events.extend(NodeFound(frame, name, None) for name in names)
+    def _gone(self, frame: Frame, name: bytes) -> None:
+        self.events.append(NodeFound(frame, name, None))
 
-    def _visit(self, level: _Level, name: bytes, row: Row | None) -> bool:
+    def _visit(self, level: Level, name: bytes, known: Known | Inode | None) -> bool:
         """Whether an entry of this name belongs into the snapshot."""
         directory = level.directory
         wanted = level.wanted.children.get(name) if level.wanted is not None else None
@@ -273,16 +221,16 @@ class Scanner:
             return False
         try:
             if is_directory or (wanted is not None and not wanted.whole):
-                return self._visit_directory(level, name, found, self._base_inode(row), wanted)
+                return self._visit_directory(level, name, found, self._base_inode(known), wanted)
             self.counts.files += 1
             if found.st_nlink > 1:
-                self._visit_linked(level, name, found, self._base_inode(row))
-            elif row is not None and self._unchanged(row.stat, found):
+                self._visit_linked(level, name, found, self._base_inode(known))
+            elif known is not None and same_file(known, found, self._racy_ns):
                 self.counts.unchanged_files += 1
-                self.counts.unchanged_bytes += row.stat.size
+                self.counts.unchanged_bytes += known.size
             elif stat.S_ISREG(found.st_mode):
                 task = FileTask(directory, name, self._ids.fresh(), found.st_size)
-                self.events.append(FileFound(level.frame, name, task, linked=False, base=self._base_inode(row)))
+                self.events.append(FileFound(level.frame, name, task, linked=False, base=self._base_inode(known)))
             else:
                 self.events.append(NodeFound(level.frame, name, self._special(directory, name, found)))
         except SourceError as error:
@@ -290,8 +238,8 @@ class Scanner:
             return False
         return True
 
-    def _base_inode(self, row: Row | None) -> Inode | None:
-        return None if row is None else self._reader.inode_of(row)
+    def _base_inode(self, known: Known | Inode | None) -> Inode | None:
+        return known if known is None or isinstance(known, Inode) else self._reader.inode_of(known)
 
     def _unreadable(self, directory: Directory, name: bytes, error: SourceError, *, explicit: bool) -> None:
         """Tell about it, unless it merely vanished or would have been left out anyway."""
@@ -304,21 +252,13 @@ class Scanner:
             return
         self._notices.problem(directory.path_of(name), str(error))
 
-    def _unchanged(self, base: Inode | Stat, found: os.stat_result) -> bool:
-        return (
-            base.ctime_ns == found.st_ctime_ns < self._racy_ns
-            and base.mtime_ns == found.st_mtime_ns < self._racy_ns
-            and (base.size == found.st_size or base.kind is not NodeKind.FILE)
-            and base.kind is kind_of(found.st_mode)
-        )
-
     def _special(self, directory: Directory, name: bytes, found: os.stat_result) -> Inode:
         """The inode of anything that is neither a regular file nor a directory."""
         target = directory.readlink(name) if stat.S_ISLNK(found.st_mode) else b""
         size = len(target) if target else None
         return inode_of(found, self._ids.fresh(), xattrs=directory.xattrs(name), target=target, size=size)
 
-    def _visit_linked(self, level: _Level, name: bytes, found: os.stat_result, base: Inode | None) -> None:
+    def _visit_linked(self, level: Level, name: bytes, found: os.stat_result, base: Inode | None) -> None:
         key = (found.st_dev, found.st_ino)
         file_id, left = self._links.get(key, (FileId(0), found.st_nlink))
         if file_id == 0:
@@ -335,7 +275,7 @@ class Scanner:
         else:
             self._links.pop(key, None)
 
-    def _link_name(self, level: _Level, name: bytes, file_id: FileId, base: Inode | None) -> None:
+    def _link_name(self, level: Level, name: bytes, file_id: FileId, base: Inode | None) -> None:
         unchanged = base is not None and base.kind is NodeKind.LINK and base.file_id == file_id
         self.events.append(LinkFound(level.frame, name, file_id, unchanged))
 
@@ -346,7 +286,7 @@ class Scanner:
         if base is not None and base.kind is NodeKind.LINK and base.file_id not in self._links_taken:
             assert self._base is not None
             known = self._reader.link(self._base.links, base.file_id)
-            if known is not None and self._unchanged(known, found):
+            if known is not None and same_file(known, found, self._racy_ns):
                 self._links_taken.add(base.file_id)
                 self.counts.unchanged_files += 1
                 self.counts.unchanged_bytes += known.size
@@ -358,19 +298,27 @@ class Scanner:
         return inode.file_id, inode
 
     def _visit_directory(
-        self, level: _Level, name: bytes, found: os.stat_result, base: Inode | None, wanted: Wanted | None
+        self, level: Level, name: bytes, found: os.stat_result, base: Inode | None, wanted: Wanted | None
     ) -> bool:
         directory = level.directory
         if (found.st_dev, found.st_ino) == self._options.repository:
             path = os.fsdecode(directory.path_of(name))
             self._notices.note(f"'{path}' is the repository itself and is left out.")
             return False
+        look: Look | None = None
+        if wanted is not None and wanted.inside and stat.S_ISDIR(found.st_mode):
+            wanted = Wanted(whole=True, inside=True, children=wanted.children)
         if wanted is not None and not wanted.whole:
             child = open_ancestor(directory.path_of(name))
         else:
-            if self._options.one_file_system and wanted is None and found.st_dev != level.device:
+            if self._options.one_file_system and wanted is None and found.st_dev != level.found.st_dev:
                 self._empty_directory(level.frame, name, found, base)
                 return True
+            if wanted is None and base is not None and base.kind is NodeKind.DIRECTORY:
+                look = self._look(level, name, found)
+                if look is not None and look.pristine:
+                    self._count_unchanged(look)
+                    return True
             try:
                 child = directory.open_directory(name)
             except SourceError as error:
@@ -379,8 +327,24 @@ class Scanner:
                 self._unreadable(directory, name, error, explicit=wanted is not None)
                 self._empty_directory(level.frame, name, found, base)
                 return True
-        self._enter(level.frame, name, child, base, wanted)
+        self._enter(level.frame, name, child, base, wanted, look)
         return True
+
+    def _look(self, level: Level, name: bytes, found: os.stat_result) -> Look | None:
+        """What is known already of a directory, if it is still the one that was looked at."""
+        plain = level.looks.get(name)
+        if plain is None and self._ahead is not None:
+            plain = self._ahead.take(level.directory.path_of(name))
+            if plain is not None:
+                found = level.directory.lstat(name)  # what was found before the answer came may be older than it
+        return Look(*plain) if plain is not None and plain[0] == identity_of(found) else None
+
+    def _count_unchanged(self, look: Look) -> None:
+        counts = self.counts
+        counts.files += look.files
+        counts.unchanged_files += look.files
+        counts.unchanged_bytes += look.nbytes
+        counts.directories += look.directories
 
     def _empty_directory(self, frame: Frame, name: bytes, found: os.stat_result, base: Inode | None) -> None:
         """A directory whose content is not looked at: a mount point under --one-file-system, or unreadable."""
@@ -388,33 +352,76 @@ class Scanner:
         self.events.append(NodeFound(frame, name, inode_of(found, file_id)))
 
     def _enter(
-        self, parent: Frame | None, name: bytes, directory: Directory, base: Inode | None, wanted: Wanted | None
+        self,
+        parent: Frame | None,
+        name: bytes,
+        directory: Directory,
+        base: Inode | None,
+        wanted: Wanted | None,
+        look: Look | None = None,
     ) -> None:
+        """Go on with a directory. `look`: what is known of it already."""
         self.counts.directories += 1
         found = directory.own_stat()
+        if look is not None and look.identity != identity_of(found):
+            look = None
         known = base if base is not None and base.kind is NodeKind.DIRECTORY else None
         try:
             if known is not None and known.xattrs and known.ctime_ns == found.st_ctime_ns < self._racy_ns:
                 xattrs = known.xattrs
             else:  # also where it had none: it may have had too many, which is told each time
                 xattrs = self._directory_xattrs(directory, whole=wanted is None or wanted.whole)
-            names = self._names(directory, wanted)
+            names = self._names(directory, wanted) if look is None else look.names
         except SourceError as error:
             self._notices.problem(directory.path, str(error))
-            xattrs, names = (), []
+            xattrs, names, look = (), [], None
         file_id = known.file_id if known is not None else self._ids.fresh()
         frame = Frame(parent, name, inode_of(found, file_id, xattrs=xattrs), known)
-        cursor = None
+        has_mounts = directory.path in self._mount_parents
+        entries: Iterator[tuple[bytes, Known | Inode | None]] = ((name, None) for name in names)
         if known is not None:
             frame.ref, frame.totals = known.directory, known.totals
             try:
-                self._reader.load_below(known.directory)
-                cursor = BaseCursor(self._reader.scan_rows(known.directory))
+                if look is not None:
+                    entries = self._noted(frame, look)
+                else:
+                    if self._ahead is None or not self._ahead.looks_into(known.totals):
+                        self._reader.load_below(known.directory)
+                    entries = self._differing(frame, directory, names, look=wanted is None and not has_mounts)
             except BaseException:
                 directory.release()
                 raise
-        has_mounts = directory.path in self._mount_parents
-        self._stack.append(_Level(frame, directory, iter(names), cursor, wanted, found.st_dev, has_mounts))
+        looks = {} if look is None else look.below
+        self._stack.append(Level(frame, directory, entries, wanted, found, has_mounts, looks))
+
+    def _noted(self, frame: Frame, look: Look) -> Iterator[tuple[bytes, Inode | None]]:
+        """As `_differing`, from what is known."""
+        self._count_unchanged(look)
+        for name in look.gone:
+            self._gone(frame, name)
+        listing = frame.ref
+        return ((name, self._reader.lookup(listing, name)) for name in look.names)
+
+    def _differing(
+        self, frame: Frame, directory: Directory, names: list[bytes], *, look: bool
+    ) -> Iterator[tuple[bytes, Known | None]]:
+        """See `skim.differing`."""
+        excludes = self._options.excludes
+        path = directory.path
+        return differing(
+            directory,
+            names,
+            self._reader.scan_segments(frame.ref),
+            look=look,
+            racy_ns=self._racy_ns,
+            leaves_out=(lambda name: excludes.leaves_out(path, name, False)) if excludes else None,
+            counts=self._counts_for_entry(),
+            gone=lambda name: self._gone(frame, name),
+        )
+
+    def _counts_for_entry(self) -> ScanCounts:
+        """Where the unchanged files of the directory that is being entered are counted."""
+        return self.counts
 
     def _directory_xattrs(self, directory: Directory, *, whole: bool) -> Xattrs:
         """Those of a directory; one that has too many is told about, and its content stored all the same."""

@@ -36,6 +36,8 @@ _KINDS: Final = {
     stat.S_IFBLK: NodeKind.BLOCK,
 }
 
+_SETTLED: Final[dict[NodeKind, int]] = {kind: type_ for type_, kind in _KINDS.items() if kind is not NodeKind.DIRECTORY}
+
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
 
@@ -63,6 +65,11 @@ class SourceError(Exception):
 def kind_of(mode: int) -> NodeKind | None:
     """The node kind of an st_mode; None for a type that Linux does not have."""
     return _KINDS.get(mode & _TYPE_MASK)
+
+
+def type_of(kind: NodeKind | None) -> int | None:
+    """The type in st_mode of what has `kind`, as far as one lstat can tell whether it is unchanged."""
+    return None if kind is None else _SETTLED.get(kind)
 
 
 def same_state(one: os.stat_result, other: os.stat_result) -> bool:
@@ -170,6 +177,14 @@ def open_ancestor(path: bytes) -> Directory:
     """
     try:
         return Directory(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), path)
+    except OSError as error:
+        raise SourceError(error) from error
+
+
+def open_root() -> Directory:
+    """The root directory, to be listed."""
+    try:
+        return Directory(os.open(b"/", _DIRECTORY_FLAGS), b"/")
     except OSError as error:
         raise SourceError(error) from error
 

@@ -187,6 +187,22 @@ class FileColumns:
                     size = (end + rest) & _U64
             yield self._size(size), allocated
 
+    def plain_sizes(self) -> list[int]:
+        """The size of every row, at a third of the cost of `sizes`; impossible ones are not refused."""
+        kinds, forms = self.kinds, self._forms
+        if forms.translate(None, b"\0\1"):
+            return [size for size, _ in self.sizes(0)]
+        rests = U64_ROW.iter_unpack(self._rests)
+        extents = EXTENT_ROW.iter_unpack(self._extents)
+        if self.inline_count == len(kinds):
+            return [(gap + length + rest) & _U64 for (gap, length, _), (rest,) in zip(extents, rests, strict=True)]
+        ends = iter([gap + length for gap, length, _ in extents])
+        filled = iter(forms)
+        return [
+            (rest + next(ends)) & _U64 if kind == _FILE and next(filled) else rest
+            for kind, (rest,) in zip(kinds, rests, strict=True)
+        ]
+
     def _size(self, size: int) -> int:
         if size > SIZE_MAX_BYTES:
             refuse(self.origin, "a size is impossible")

@@ -60,3 +60,15 @@ def stats_of(files: FileColumns, attrs: AttrColumns, first: int) -> Iterator[Sta
             refuse(attrs.origin, "a time is impossible")
         device = files.device(row) if kind in _DEVICES else 0
         yield make((kind, file_id, version, mode, uid, gid, device, size, nlink, *times, allocated))
+
+
+def looks_of(files: FileColumns, attrs: AttrColumns) -> list[tuple[int, int, int, int]]:
+    """Kind, size, and times of modification and change of every row, at a third of the cost of `stats_of`. Of a LINK
+    only the kind means anything.
+
+    Nothing is refused, for comparing with what a disk holds: an impossible value is merely unequal.
+    """
+    return [
+        (kind, size, row[2] * NS + row[5], row[3] * NS + ((row[6] + row[5]) & _U32))
+        for kind, size, row in zip(files.kinds, files.plain_sizes(), attrs.rows(0), strict=True)
+    ]

@@ -3,7 +3,7 @@ that was not asked for."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from repository.errors import DamagedError
 from repository.format.attributes import Contents, inode_at
@@ -23,8 +23,10 @@ __all__ = [
     "ExtentSegmentRef",
     "NotCached",
     "Page",
+    "Placed",
     "RecordCache",
     "Row",
+    "Segment",
     "TreeReader",
     "sum_totals",
 ]
@@ -49,6 +51,28 @@ class Row(NamedTuple):
     content: DirContent
     attrs: DirAttrs
     position: int
+
+
+class Segment(NamedTuple):
+    """A part of a directory's listing, and its two records."""
+
+    content_id: RecordId
+    attrs_id: RecordId
+    content: DirContent
+    attrs: DirAttrs
+
+
+class Placed(Protocol):
+    """An entry, by its segment and its row there."""
+
+    @property
+    def content(self) -> DirContent: ...
+
+    @property
+    def attrs(self) -> DirAttrs: ...
+
+    @property
+    def position(self) -> int: ...
 
 
 class Page(NamedTuple):
@@ -208,7 +232,12 @@ class TreeReader(ExtentReader, LinksReader):
             for position, (name, stat) in enumerate(zip(content.names, stats, strict=True)):
                 yield Row(name, stat, content, attrs, position)
 
-    def inode_of(self, row: Row) -> Inode:
+    def scan_segments(self, ref: DirRef) -> Iterator[Segment]:
+        """The segments of a directory in order, for who knows their columns."""
+        for content_id, attrs_id, ahead in self._segments(ref, None):
+            yield Segment(content_id, attrs_id, *self._pair(content_id, attrs_id, ahead))
+
+    def inode_of(self, row: Placed) -> Inode:
         """The whole inode of a row."""
         return self._inode(row.content, row.attrs, row.position)
 

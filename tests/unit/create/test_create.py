@@ -306,14 +306,14 @@ def test_a_parent_that_cannot_be_read_is_done_without(
 ) -> None:
     (files / "a").write_bytes(b"x")
     first, _ = store(repo, files)
-    scan = repo.reader.scan_rows
+    scan = repo.reader.scan_segments
 
     def damaged(ref: object) -> object:
         raise DamagedError("record 17 is damaged")
 
-    monkeypatch.setattr(repo.reader, "scan_rows", damaged)
+    monkeypatch.setattr(repo.reader, "scan_segments", damaged)
     created, told = store(repo, files)
-    monkeypatch.setattr(repo.reader, "scan_rows", scan)
+    monkeypatch.setattr(repo.reader, "scan_segments", scan)
     assert created.parent is None and created.changed_files == 1
     assert told.notes == [
         (
@@ -360,3 +360,35 @@ def test_a_deep_tree(repo: Repository, files: Path, tmp_path: Path) -> None:
     again, _ = store(repo, files)
     assert again.stored_bytes == 0
     shutil.rmtree(files)
+
+
+def test_a_path_named_inside_another_leaves_nothing_out(repo: Repository, files: Path) -> None:
+    """Only the named child of `b` was stored once, as if all of `a` had not been named."""
+    (files / "a" / "b" / "d").mkdir(parents=True)
+    for name in ("x", "b/c", "b/other", "b/d/deep"):
+        (files / "a" / name).write_bytes(name.encode())
+    (files / "a" / "link").symlink_to(files / "elsewhere")
+    (files / "elsewhere").mkdir()
+    for name in ("named", "not named"):
+        (files / "elsewhere" / name).write_bytes(b"x")
+    created, told = store(
+        repo, files / "a", files / "a" / "b" / "c", files / "a" / "b" / "d" / "deep", files / "a" / "link" / "named"
+    )
+    assert told.problems == [] and created.counts.files == 5
+    assert names_in(repo, created.slot, files / "a") == ["b", "link", "x"]
+    assert names_in(repo, created.slot, files / "a" / "b") == ["c", "d", "other"]
+    assert names_in(repo, created.slot, files / "a" / "link") == ["named"], "a symlink is followed where it was named"
+
+
+def test_the_root_directory_can_be_named(repo: Repository, files: Path) -> None:
+    """It was opened as one that merely leads somewhere, and could not be listed."""
+    (files / "a").write_bytes(b"x")
+    excludes = [b"/*"]
+    for directory in (*reversed(files.parents), files):
+        if directory != Path("/"):
+            excludes += [b"!%s" % os.fsencode(directory), b"%s/*" % os.fsencode(directory)]
+    excludes[-1] = b"!%s/a" % os.fsencode(files)
+    for _ in range(2):
+        created, told = store(repo, Path("/"), excludes=tuple(excludes))
+        assert told.problems == [] and created.counts.files == 1
+        assert names_in(repo, created.slot, files) == ["a"]

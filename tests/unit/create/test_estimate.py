@@ -18,7 +18,7 @@ from repository.format.inode import DirRef
 from repository.policy.levels import Room
 from repository.policy.preflight import Estimate, Place
 from repository.repo import Repository
-from repository.trees.reader import Row
+from repository.trees.reader import Segment
 from repository.units import GB, GIB, KIB, MIB
 from tests.support.repositories import SetClock
 from tests.support.sources import Told, age, listing_of, names_in, opened_files, store
@@ -224,15 +224,15 @@ def test_a_parent_that_is_damaged_further_down_is_done_without(
 ) -> None:
     many_directories(files)
     first, _ = store(repo, files)
-    rows = repo.reader.scan_rows
+    segments = repo.reader.scan_segments
     deep = listing_of(repo, first.slot, files / "d3")
 
-    def damaged(ref: DirRef) -> Iterator[Row]:
+    def damaged(ref: DirRef) -> Iterator[Segment]:
         if ref == deep:
             raise DamagedError("record 17 is damaged")
-        return rows(ref)
+        return segments(ref)
 
-    monkeypatch.setattr(repo.reader, "scan_rows", damaged)
+    monkeypatch.setattr(repo.reader, "scan_segments", damaged)
     with_room(monkeypatch, repo, 7000)
     with asked(monkeypatch) as found:
         created, told = store(repo, files)

@@ -51,6 +51,30 @@ def test_everyone_gets_the_answer_to_what_he_asked(hired: Hire) -> None:
     assert {int(answer.split(b":", 1)[0]) for answer in answers} == set(crew.pids())
 
 
+def test_one_thread_may_have_several_answers_under_way(hired: Hire) -> None:
+    """Asking does not wait, also where the answers take more than sockets hold."""
+
+    def long(request: memoryview, descriptors: Sequence[int]) -> list[Buffer]:
+        return [bytes(request) * 1_000_000]
+
+    crew = hired(2, long)
+    asked = [crew.begin([b"%d" % number]) for number in range(6)]
+    for number, one in enumerate(asked):
+        assert bytes(one.wait()) == b"%d" % number * 1_000_000
+
+
+def test_what_a_dead_worker_was_asked_is_told_when_it_is_waited_for(hired: Hire) -> None:
+    crew = hired(1, echo)
+    asked = crew.begin([b"x"])
+    asked.wait()
+    os.kill(crew.pids()[0], signal.SIGKILL)
+    asked = crew.begin([b"x"])
+    with pytest.raises(WorkerLostError):
+        asked.wait()
+    with pytest.raises(WorkerLostError):
+        crew.begin([b"x"])
+
+
 def test_a_worker_holds_nothing_but_its_socket_and_what_it_is_lent(hired: Hire, tmp_path: Path) -> None:
     def held(request: memoryview, descriptors: Sequence[int]) -> list[Buffer]:
         links = [os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if _is_open(name)]

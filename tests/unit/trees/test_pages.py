@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from repository.errors import DamagedError
 from repository.format.inode import DirRef, Entry, Extent, Inode, NodeKind
 from repository.format.record import RecordKind
-from repository.format.stats import Stat
+from repository.format.stats import Stat, looks_of
 from repository.ids import FileId, RecordId
 from repository.trees import houses
 from repository.trees.cache import NotCached, RecordCache
@@ -54,6 +54,39 @@ def test_columns_tell_what_inodes_tell(entries: list[Entry], start: int) -> None
             else:
                 with pytest.raises(DamagedError):
                     reader.directory_at(page.content, page.attrs, row)
+
+
+@given(directories())
+def test_what_files_are_compared_by_is_what_inodes_tell(entries: list[Entry]) -> None:
+    store = MemoryStore()
+    ref = written(store, entries)
+    reader = TreeReader(RecordCache(store, CACHE_BYTES, inline=True))
+    found = [
+        (name, look)
+        for _, _, content, attrs in reader.scan_segments(ref)
+        for name, look in zip(content.names, looks_of(content.files, attrs.columns), strict=True)
+    ]
+    assert [name for name, _ in found] == [name for name, _ in entries]
+    for (_, look), (_, inode) in zip(found, entries, strict=True):
+        assert look[0] == inode.kind
+        assert inode.kind is NodeKind.LINK or look[1:] == (inode.size, inode.mtime_ns, inode.ctime_ns)
+
+
+def test_files_of_one_extent_are_compared_by_their_size() -> None:
+    """All of one segment, which has a way of its own; and with empty ones and a symlink among them."""
+    chunk = RecordId(bytes(31) + b"c")
+    one = [
+        Entry(b"%03d" % size, Inode(NodeKind.FILE, FileId(size), size=size, extents=(Extent(0, size, chunk, 0),)))
+        for size in range(1, 40)
+    ]
+    symlink = Entry(b"000", Inode(NodeKind.SYMLINK, FileId(50), size=3, target=b"abc"))
+    empty = Entry(b"999", Inode(NodeKind.FILE, FileId(51)))
+    for entries in (one, [symlink, *one, empty]):
+        store = MemoryStore()
+        reader = TreeReader(RecordCache(store, CACHE_BYTES, inline=True))
+        (segment,) = reader.scan_segments(written(store, entries))
+        found = looks_of(segment.content.files, segment.attrs.columns)
+        assert [look[1] for look in found] == [inode.size for _, inode in entries]
 
 
 @pytest.fixture
