@@ -38,6 +38,8 @@ from tests.support.looking_ahead import (
 from tests.support.repositories import SetClock, open_for_writing
 from tests.support.sources import listing_of, store
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "change",
