@@ -21,6 +21,8 @@ from repository.trees.reader import TreeReader
 from tests.support.looking_ahead import ALL_FILES, DIRECTORIES, FILES, MIDDLES, TOPS, one_in_each
 from tests.support.sources import Told, content_of, names_in, store, stored_inode
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_unchanged_tree_is_looked_at_by_workers(
     repo: Repository, tree: Path, hired: list[Crew], listed: list[bytes], monkeypatch: pytest.MonkeyPatch
