@@ -21,6 +21,7 @@ from fusefs.inodes import InodeNumber, Space, snapshot_directory_number, space_o
 from fusefs.listing import TreeListing
 from fusefs.neighbours import Neighbours
 from fusefs.nodes import SnapshotNodes
+from fusefs.pagecache import PageCache
 from fusefs.readpath import ReadPath, Stream
 from fusefs.snapshots import Snapshots, View
 from fusefs.special import LATEST_NAME, LIVE_NAME, STATUS_NAME, SpecialFiles
@@ -80,6 +81,7 @@ class Browse:
         nodes: SnapshotNodes,
         reads: ReadPath,
         neighbours: Neighbours,
+        pages: PageCache,
         live: LiveRoot | None,
         actions: SnapshotActions | None,
     ) -> None:
@@ -88,6 +90,7 @@ class Browse:
         self._trees = trees
         self._reads = reads
         self._neighbours = neighbours
+        self._pages = pages
         self._nodes = nodes
         self._live = live
         self._actions = actions
@@ -168,13 +171,19 @@ class Browse:
             return pyfuse3.FileInfo(fh=self._handles.add(text), direct_io=fresh, keep_cache=False)
         file, view, place = await self._nodes.file(number)
         await self._snapshots.opened(view.snapshot)
-        handle = FileHandle(file, view.snapshot, Stream(), place)
+        known = InodeNumber(number)
+        if self._pages.wants(known, file.size):
+            data = self._reads.at_hand(file, 0, file.size)
+            if data is not None:
+                self._pages.give(known, data)
+        self._pages.opened(known)
+        handle = FileHandle(known, file, view.snapshot, Stream(), place)
         return pyfuse3.FileInfo(fh=self._handles.add(handle), keep_cache=True)
 
     async def read(self, fh: int, offset: int, length: int) -> bytes | memoryview:
         """Bytes of an open file."""
         match self._handles.get(fh):
-            case FileHandle(file, snapshot, stream, place):
+            case FileHandle(_, file, snapshot, stream, place):
                 data = self._reads.at_hand(file, offset, length)
                 if data is not None:
                     return data
@@ -218,7 +227,8 @@ class Browse:
     def release(self, fh: int) -> None:
         """A handle of either kind is closed."""
         match self._handles.drop(fh):
-            case FileHandle(snapshot=snapshot):
+            case FileHandle(number=number, snapshot=snapshot):
+                self._pages.closed(number)
                 self._snapshots.closed(snapshot)
             case TreeHandle(view=view):
                 self._snapshots.closed(view.snapshot)

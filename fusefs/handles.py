@@ -23,6 +23,7 @@ class FileHandle(NamedTuple):
     """An open file of a snapshot: its bytes cannot change. `place` is where it was found, for those that stand beside
     it."""
 
+    number: InodeNumber
     file: Content
     snapshot: SnapshotId
     stream: Stream

@@ -21,6 +21,7 @@ from fusefs.monitor import Monitor
 from fusefs.neighbours import Neighbours
 from fusefs.nodes import SnapshotNodes
 from fusefs.operations import Operations, StatFs
+from fusefs.pagecache import PageCache
 from fusefs.places import PlaceTable
 from fusefs.readpath import ReadPath
 from fusefs.service import Composition, MountPlace, Service, Verb
@@ -123,6 +124,7 @@ class _Mount:
             SnapshotNodes(snapshots, trees, places),
             reads,
             Neighbours(repository.reader, trees, reads, self._workers, nursery),
+            PageCache(),
             live=None,
             actions=None,
         )
@@ -162,6 +164,7 @@ class _Mount:
             SnapshotNodes(snapshots, trees, places),
             reads,
             Neighbours(repository.reader, trees, reads, self._workers, nursery),
+            PageCache(),
             live=session.ops,
             actions=committer,
         )
