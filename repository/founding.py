@@ -98,7 +98,7 @@ def _fill(volume: Volume, config: Config) -> None:
     WriteLock.create(volume)
     IntentFile.create(volume, config.seed)
     EventRing.create(volume)
-    Catalog.create(volume, config.seed, Head())
+    Catalog.create(volume, config.seed, Head(), SLOTS_AT_INIT)
     found_spare(volume, config, config.created_ns)
     create_reserve(volume, config.reserve_bytes)
     volume.fsync_dir("packs")

@@ -1,16 +1,21 @@
 """What every test gets: the rules on root and /dev/fuse, on the log, and Hypothesis' profiles."""
 
+import gc
 import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# As the command does, before numpy is imported: no threads for linear algebra.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("fast", settings.get_profile("default"), max_examples=30)
@@ -20,6 +25,8 @@ OURS: Final = ("repository", "fusefs", "ballast")
 """Loggers whose warnings a test must expect: theirs and what is below them."""
 NEED_PYFUSE3: Final = ("unit/fusefs", "mount", "fulldisk")
 """Directories below tests/ that cannot even be imported without the extra `mount`."""
+ONE_WORKER: Final = ("unit/recovery/test_states.py", "unit/test_house_rules.py")
+"""Files whose tests share something that takes long to make."""
 HAVE_PYFUSE3: Final = find_spec("pyfuse3") is not None
 
 
@@ -33,6 +40,29 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 def pytest_report_header() -> list[str]:
     return [] if HAVE_PYFUSE3 else [f"pyfuse3 is not installed, so these are left out: {', '.join(NEED_PYFUSE3)}"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Each test goes to whichever worker is free, but those of ONE_WORKER.
+
+    xdist's own mark for that, xdist_group, does nothing with pytest 9: it writes where pytest no longer looks.
+    """
+    scheduling = import_module("xdist.scheduler").LoadScopeScheduling(config, log)
+
+    def scope(nodeid: str) -> str:
+        path = nodeid.split("::", 1)[0]
+        return path if path.removeprefix("tests/") in ONE_WORKER else nodeid
+
+    scheduling._split_scope = scope
+    return scheduling
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: no garbage is looked for in it, and no fork copies it to do so."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000)  # as the command's
 
 
 class _Warnings(logging.Handler):
@@ -54,6 +84,16 @@ def memory_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="ballast-test-", dir=memory if memory.is_dir() else None))
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """An empty folder on another file system than `tmp_path`."""
+    here = tmp_path.stat().st_dev
+    others = [place for place in (Path("/dev/shm"), Path(tempfile.gettempdir())) if place.stat().st_dev != here]
+    assert others, "this test needs /dev/shm to be a file system of its own"
+    with tempfile.TemporaryDirectory(prefix="ballast-test-", dir=others[0]) as folder:
+        yield Path(folder)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -322,20 +322,17 @@ def test_patterns_from_files(run: Run, repo: Path, files: Path, tmp_path: Path) 
 
 
 def test_an_unexpected_error_is_one_line_and_its_story_in_a_log(
-    run: Run, repo: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Run, repo: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: Path
 ) -> None:
     def broken(_: object) -> int:
         raise RuntimeError("nobody thought of this")
 
-    monkeypatch.setenv("XDG_STATE_HOME", "/dev/shm/ballast-test-state")
+    monkeypatch.setenv("XDG_STATE_HOME", str(elsewhere))
     monkeypatch.setattr("fusefs.cli.status.run", broken)
     code, out, err = run("status", repo)
     assert (code, out) == (1, "") and "nobody thought of this" in err and len(err.splitlines()) == 1
-    log = Path("/dev/shm/ballast-test-state/ballast/last-error.log")
+    log = elsewhere / "ballast" / "last-error.log"
     assert str(log) in err and "RuntimeError" in log.read_text()
-    log.unlink()
-    log.parent.rmdir()
-    log.parent.parent.rmdir()
 
 
 def ballast(*words: object) -> subprocess.Popen[str]:

@@ -69,7 +69,11 @@ def verify_all(path: Path, clock: SetClock, expected: Expected) -> None:
         assert [event.name for event in repository.events.events()] == expected["events"]
 
 
-@pytest.mark.parametrize("as_it_was", [True, False], ids=["with its holes", "copied without holes and times"])
+@pytest.mark.parametrize(
+    "as_it_was",
+    [True, pytest.param(False, marks=pytest.mark.slow)],
+    ids=["with its holes", "copied without holes and times"],
+)
 def test_reading_finds_everything_and_changes_nothing(
     members: Members, expected: Expected, tmp_path: Path, clock: SetClock, as_it_was: bool
 ) -> None:

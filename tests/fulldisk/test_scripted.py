@@ -15,6 +15,7 @@ from repository.policy.rungs import Mode
 from repository.recovery import RecoverySettings
 from repository.repo import Repository
 from repository.units import KIB
+from tests.support.amounts import seeds
 from tests.support.repositories import SetClock, publish, read_files, write_tree
 from tests.support.tinydisk import (
     RESERVE,
@@ -227,7 +228,7 @@ def test_an_explicit_full_collection_keeps_the_window(repository: Repository, di
 # --- giving up snapshots -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", seeds(8, fast=3))
 def test_snapshots_are_given_up_by_the_policy_and_no_more_than_needed(
     path: Path, clock: SetClock, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

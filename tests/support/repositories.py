@@ -1,9 +1,13 @@
 """Small repositories for tests, and trees written straight into them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import pytest
+
+from repository import founding
 from repository.format.catalog import Slot, SnapshotKind
 from repository.format.inode import Entry, Extent, Inode, NodeKind
 from repository.ids import ROOT_FILE_ID, FileId
@@ -16,6 +20,7 @@ from repository.units import KIB, MIB, NS_PER_S
 QUOTA_BYTES: Final = 200 * MIB
 """Small enough for packs of 4 MiB in segments of 1 MiB."""
 RESERVE_BYTES: Final = 256 * KIB
+SLOTS: Final = 64
 DAY_NS: Final = 24 * 3600 * NS_PER_S
 
 
@@ -33,6 +38,14 @@ class SetClock:
         self.ns += int(days * DAY_NS)
 
 
+@contextmanager
+def small_catalog() -> Iterator[None]:
+    """What `init` makes in here has a catalog of 128 KiB, not 8 MiB that each opening would read; it grows as any."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(founding, "SLOTS_AT_INIT", SLOTS)
+        yield
+
+
 def make(
     path: Path,
     clock: SetClock,
@@ -41,10 +54,11 @@ def make(
     quota_bytes: int = QUOTA_BYTES,
     calls: Calls | None = None,
 ) -> None:
-    """A new repository with small packs."""
-    Repository.init(
-        path, reserve_bytes=reserve_bytes, headspace_bytes=0, quota_bytes=quota_bytes, clock=clock, calls=calls
-    )
+    """A new repository with small packs and a small catalog."""
+    with small_catalog():
+        Repository.init(
+            path, reserve_bytes=reserve_bytes, headspace_bytes=0, quota_bytes=quota_bytes, clock=clock, calls=calls
+        )
 
 
 def open_for_writing(path: Path, clock: SetClock, calls: Calls | None = None) -> Repository:

@@ -50,15 +50,21 @@ def describe(root: Path) -> dict[bytes, Described]:
     """Everything below `root` that a restore must bring back, by relative path. Hard links by their group."""
     found: dict[bytes, Described] = {}
     groups: dict[tuple[int, int], int] = {}
+    linked: dict[tuple[int, int], bytes] = {}
     base = os.fsencode(root)
+
+    def read(path: bytes) -> bytes:
+        with open(path, "rb") as file:
+            return file.read()
 
     def look(path: bytes) -> None:
         here = os.lstat(path)
         kind = stat.S_IFMT(here.st_mode)
         content: bytes = b""
         if kind == stat.S_IFREG:
-            with open(path, "rb") as file:
-                content = file.read()
+            content = linked.get((here.st_dev, here.st_ino)) or read(path)
+            if here.st_nlink > 1:
+                linked[here.st_dev, here.st_ino] = content
         elif kind == stat.S_IFLNK:
             content = os.readlink(path)
         xattrs = tuple(

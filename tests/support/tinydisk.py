@@ -20,7 +20,7 @@ from repository.format.record import Buffer
 from repository.repo import Repository
 from repository.storage.calls import Calls
 from repository.units import KIB
-from tests.support.repositories import SetClock
+from tests.support.repositories import SetClock, small_catalog
 
 BLOCK: Final = 4 * KIB
 
@@ -209,7 +209,8 @@ def allow_tiny_packs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make_tiny(path: Path, clock: SetClock, *, reserve_bytes: int = RESERVE) -> Config:
     """A repository of packs of 32 KiB in segments of 8 KiB, chunks of 1 to 4 KiB and a reserve of 16 KiB."""
-    made = Repository.init(path, reserve_bytes=reserve_bytes, headspace_bytes=0, clock=clock)
+    with small_catalog():
+        made = Repository.init(path, reserve_bytes=reserve_bytes, headspace_bytes=0, clock=clock)
     config = replace(made, chunker=TINY, pack_bytes=PACK, segment_bytes=SEGMENT)
     (path / "repository.json").write_bytes(config.encode())
     for spare in (path / "packs").rglob("*.pack"):

@@ -1,6 +1,7 @@
 """Rules of this code that the linters cannot say: who imports whom where a list of names would grow old."""
 
 import ast
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -34,14 +35,17 @@ def _imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-MODULES: Final = {name: (path, frozenset(_imports(path))) for name, path in _modules()}
+@functools.cache
+def _imported() -> dict[str, frozenset[str]]:
+    """What each module imports. Parsed when it is asked for: every worker imports this file, one runs it."""
+    return {name: frozenset(_imports(path)) for name, path in _modules()}
 
 
 def _broken(importers: Callable[[str], bool], banned: Callable[[str], bool]) -> list[str]:
     """`importer -> imported` for each import of a module in `importers` that is `banned`."""
     return [
         f"{module} -> {name}"
-        for module, (_, imports) in MODULES.items()
+        for module, imports in _imported().items()
         if importers(module)
         for name in sorted(imports)
         if banned(name)
@@ -79,7 +83,7 @@ def test_files_are_opened_and_mapped_in_storage_only() -> None:
 
 
 def test_a_module_has_one_subject() -> None:
-    lengths = {module: len(path.read_bytes().splitlines()) for module, (path, _) in MODULES.items()}
+    lengths = {module: len(path.read_bytes().splitlines()) for module, path in _modules()}
     assert not {module: lines for module, lines in lengths.items() if lines > LINES_MAX}
 
 

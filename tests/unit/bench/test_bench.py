@@ -18,6 +18,7 @@ def _digests(root: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_tree(tmp_path: Path) -> None:
     data.make_synthetic_tree(tmp_path / "a", FILES)
     data.make_synthetic_tree(tmp_path / "b", FILES)
@@ -42,12 +43,15 @@ def test_changes_are_taken_back(tmp_path: Path) -> None:
     assert _digests(tmp_path) == before
 
 
-@pytest.mark.parametrize("size_bytes", [1, data.PIECE_BYTES, data.PIECE_BYTES * 2 + 1])
+@pytest.mark.parametrize(
+    "size_bytes", [1, data.PIECE_BYTES, pytest.param(data.PIECE_BYTES * 2 + 1, marks=pytest.mark.slow)]
+)
 def test_the_large_file_has_its_size(tmp_path: Path, size_bytes: int) -> None:
     data.make_large_file(tmp_path / "large", size_bytes)
     assert (tmp_path / "large").stat().st_size == size_bytes
 
 
+@pytest.mark.slow
 def test_a_meter_sees_memory_and_processor_of_a_child() -> None:
     program = "import time; held = bytearray(64 << 20)\nwhile time.process_time() < 0.5: pass"
     with Meter() as meter:

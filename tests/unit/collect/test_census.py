@@ -152,6 +152,7 @@ def test_bitmaps_that_cannot_be_read_are_walked(path: Path, clock: SetClock, mon
         assert_same(repository, rng)
 
 
+@pytest.mark.slow
 def test_what_belongs_to_no_snapshot_any_more_is_forgotten(
     path: Path, clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

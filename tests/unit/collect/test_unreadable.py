@@ -40,9 +40,9 @@ def _punched(path: Path, clock: SetClock) -> dict[str, bytes]:
     "pack.spare_not_taken",
     "record.damaged",
 )
-def test_what_cannot_be_read_for_a_moment_is_not_punched(tmp_path: Path, index: bool) -> None:
+def test_what_cannot_be_read_for_a_moment_is_not_punched(memory_folder: Path, index: bool) -> None:
     clock = SetClock()
-    path = tmp_path / "r"
+    path = memory_folder / "r"
     kept = _punched(path, clock)
     for nth in itertools.count(1):
         if not index:

@@ -214,6 +214,7 @@ def test_large_files_stream_and_are_cut_as_everywhere_else(
     assert [extent.chunk for extent in repo.reader.extents(inode, 0, len(data))] == [ref.id for ref in refs]
 
 
+@pytest.mark.slow
 def test_long_extent_lists_go_into_records_of_their_own(
     repo: Repository, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,6 +324,7 @@ def test_a_parent_that_cannot_be_read_is_done_without(
     ]
 
 
+@pytest.mark.slow
 def test_dividing_a_directory_gives_the_same_records(
     repo: Repository, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,15 +2,12 @@
 
 import io
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fusefs import logs
-
-MEMORY = Path("/dev/shm")
 
 
 @pytest.fixture(autouse=True)
@@ -24,18 +21,6 @@ def untouched_root() -> Iterator[None]:
             handler.close()
     root.handlers[:] = handlers
     root.setLevel(level)
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[Path]:
-    """A directory on another device than `tmp_path`."""
-    directory = MEMORY / f"ballast-test-{os.getpid()}"
-    directory.mkdir()
-    assert directory.stat().st_dev != tmp_path.stat().st_dev, "this test needs /dev/shm to be a file system of its own"
-    yield directory
-    for path in sorted(directory.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    directory.rmdir()
 
 
 def test_a_file_of_the_users_state_where_that_is_another_disk(

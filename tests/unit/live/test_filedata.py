@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from repository.format.inode import Extent, Inode, NodeKind
 from repository.ids import FileId, RecordId
 from repository.live.filedata import FileData, Flight, Piece
+from tests.support.amounts import examples
 
 SIZE_MAX = 60
 
@@ -71,7 +72,7 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(base=st.binary(max_size=30), steps=st.lists(STEP, max_size=30))
 def test_reads_what_was_written_last(base: bytes, steps: list[tuple[str, int, bytes]]) -> None:
     store = Store()

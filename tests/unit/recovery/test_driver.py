@@ -23,6 +23,7 @@ from repository.publish import SnapshotWish
 from repository.recovery import Recovery, RecoverySettings
 from repository.repo import Repository
 from repository.units import KIB
+from tests.support.amounts import seeds
 from tests.support.repositories import SetClock, publish, read_files, write_tree
 from tests.support.tinydisk import RESERVE, TinyDisk, allow_tiny_packs, make_tiny, open_tiny, tiny_disk
 
@@ -398,7 +399,7 @@ class _Storm:
             time.sleep(0.004)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", seeds(5, fast=2))
 def test_a_storm_of_threads_ends_with_everything_there(repository: Repository, disk: TinyDisk, seed: int) -> None:
     """Nobody waits for ever, nothing acknowledged is lost, and the mode has a way back."""
     storm = _Storm(repository, disk, seed)

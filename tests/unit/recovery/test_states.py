@@ -40,7 +40,7 @@ from repository.policy.rungs import (
     TryRoom,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ladder")]  # the graph is made once, not by each worker
+pytestmark = pytest.mark.slow
 
 NEEDS: Final = Needs(segment_bytes=2, margin_bytes=3, slice_bytes=4)
 SIGHTS: Final = (

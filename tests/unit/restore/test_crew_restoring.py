@@ -68,9 +68,10 @@ def alone() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def tree(files: Path) -> Path:
-    """One of everything, and many small files; large ones with holes and second names."""
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of everything, and many small files; large ones with holes and second names. Not to be changed."""
+    files = tmp_path_factory.mktemp("tree")
     fill(files)
     for number in range(SMALL):
         directory = files / f"d{number % 9}" / f"e{number % 4}"
@@ -85,25 +86,46 @@ def tree(files: Path) -> Path:
         file.write(os.urandom(2 * MIB + 1))
         file.truncate(9 * MIB)
     with open(files / "d3" / "hole", "wb") as file:
-        file.truncate(40 * MIB)
+        file.truncate(20 * MIB)
     age(files)
     return files
 
 
-@pytest.fixture
-def what(tmp_path: Path, clock: SetClock, tree: Path) -> str:
-    """The tree in a snapshot."""
-    make(tmp_path / "repo", clock)
-    with open_for_writing(tmp_path / "repo", clock) as opened:
+def make_with(tree: Path, path: Path) -> str:
+    """A repository at `path` with the tree in a snapshot; how to name it there."""
+    clock = SetClock()
+    make(path, clock)
+    with open_for_writing(path, clock) as opened:
         created, told = store(opened, tree)
     assert told.problems == []
     return f"{created.slot.name}:{tree}"
 
 
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory, tree: Path) -> tuple[Path, str]:
+    """The tree in a repository, made once: restoring only reads."""
+    path = tmp_path_factory.mktemp("stored") / "repo"
+    return path, make_with(tree, path)
+
+
 @pytest.fixture
-def repo(tmp_path: Path, clock: SetClock, what: str) -> Iterator[Repository]:
-    with open_for_reading(tmp_path / "repo", clock) as opened:
+def what(stored: tuple[Path, str]) -> str:
+    """The tree in its snapshot."""
+    return stored[1]
+
+
+@pytest.fixture
+def repo(stored: tuple[Path, str]) -> Iterator[Repository]:
+    with open_for_reading(stored[0], SetClock()) as opened:
         yield opened
+
+
+@pytest.fixture
+def own(tmp_path: Path, tree: Path) -> Iterator[tuple[Repository, str]]:
+    """For a test that damages it: its own repository, and how the tree is named there."""
+    what = make_with(tree, tmp_path / "repo")
+    with open_for_reading(tmp_path / "repo", SetClock()) as opened:
+        yield opened, what
 
 
 def put_back(repo: Repository, what: str, out: Path, when: WhenThere | None = None) -> tuple[RestoreCounts, Told]:
@@ -141,7 +163,9 @@ def test_a_crew_restores_the_same(repo: Repository, what: str, tree: Path, tmp_p
     assert still_open(tmp_path / "out") == []
 
 
-@pytest.mark.parametrize("when", list(WhenThere))
+@pytest.mark.parametrize(
+    "when", [pytest.param(when, marks=() if when is WhenThere.OVERWRITE else pytest.mark.slow) for when in WhenThere]
+)
 def test_what_is_there_is_kept_or_replaced_as_without(
     repo: Repository, what: str, tmp_path: Path, crew: list[Crew], when: WhenThere
 ) -> None:
@@ -207,8 +231,9 @@ def test_what_a_killed_worker_had_is_done_again(
 
 @pytest.mark.logs("record.damaged")
 def test_a_damaged_pack_costs_the_same_files_and_the_same_words(
-    repo: Repository, what: str, tree: Path, tmp_path: Path, crew: list[Crew]
+    own: tuple[Repository, str], tmp_path: Path, crew: list[Crew]
 ) -> None:
+    repo, what = own
     for path in ("d5/e1/f005", "holes", "d1/e1/f001"):
         located: Located = locate(repo, f"{what}/{path}")
         inode = resolved(repo, located.links, located.inode)

@@ -260,6 +260,7 @@ def test_packs_fill_seal_and_stay_readable(tmp_path: Path) -> None:
         assert again.read(record_id).payload == noise(seed, 60 * KIB)
 
 
+@pytest.mark.slow
 def test_a_pack_ends_after_65535_records(tmp_path: Path) -> None:
     volume = new_volume(tmp_path)
     store = open_store(volume)

@@ -305,6 +305,7 @@ def test_segments_that_do_not_belong_together_are_found_out() -> None:
         bench.reader.lookup(DirRef(one.content, RecordId(b"?" * 32)), b"file-00000001")
 
 
+@pytest.mark.slow
 def test_the_cache_stays_within_its_bound() -> None:
     bench = Bench(capacity_bytes=1 << 20)
     ref, _ = bench.writer.write_directory(numbered(50_000))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import pytest
 import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,6 +125,7 @@ def test_removing_a_run_gives_what_building_anew_gives(start: int, length: int, 
     assert rewrite(house, root, height_of(root), [(key, None) for key in gone]) == expected
 
 
+@pytest.mark.slow
 def test_removing_all_but_an_end_lowers_the_tree_to_what_is_written() -> None:
     """What is left may be a list of one list of one group: it must not stay above it."""
     for least_height in (0, 1):
