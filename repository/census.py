@@ -15,6 +15,7 @@ from pyroaring import BitMap64
 
 from repository.bitmaps import BitmapReader, BitmapStep
 from repository.catalog import Catalog
+from repository.counting import ReachCounter
 from repository.errors import DamagedError
 from repository.format.catalog import Slot
 from repository.ids import NO_ID, RecordId, SnapshotId
@@ -22,7 +23,7 @@ from repository.packcensus import ROW_BYTES, PackCensus
 from repository.policy.columns import PackColumns
 from repository.policy.gains import STAYS
 from repository.policy.lifetimes import BYTES_PER_INTERVAL, Track
-from repository.reach import ReachCounter, walk
+from repository.reach import walk
 from repository.roots import Root, bitmap_of, next_counter, roots_by_source
 from repository.storage.volume import Volume
 from repository.store import RecordStore

@@ -1,25 +1,32 @@
-"""What a root needs: its records' numbers, found by walking, or kept up to date by counting references.
+"""What a root needs: its records' numbers, found by walking.
 
 Owns the rule which ids a record refers to (`references`), and with it what a collection must keep.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from pyroaring import BitMap64
 
-from repository.errors import DamagedError, MissingRecordError
+from repository.errors import MissingRecordError
 from repository.format.bitmap import BitmapHead, decode_bitmap
 from repository.format.extents import ExtentList, ExtentSegment
 from repository.format.links import LinksList, LinksSegment
 from repository.format.manifest import decode_manifest
 from repository.format.record import Place, Record, RecordKind
+from repository.format.references import attrs_references, content_references
 from repository.format.tree import AttrsList, ContentList, DirAttrs, DirContent
 from repository.ids import NO_ID, RecordId, RecordNumber
 from repository.trees.cache import Node, XattrsNode, decode_node
+from repository.units import MIB
 
-READ_BATCH: Final = 64
-"""Records read in one call while walking: a few MiB of segments."""
+BATCH_MIN: Final = 64
+BATCH_MAX: Final = 512
+"""Nodes read in one call while walking."""
+BATCH_BYTES: Final = 4 * MIB
+"""What more than BATCH_MIN of them may be, unpacked, if they are like those before."""
+LEAVES_AT_ONCE: Final = 16_384
+"""References to leaves that wait for one look-up: 1.5 MiB. A look-up of few ids costs as much as one of a thousand."""
 
 
 class RecordSource(Protocol):
@@ -29,9 +36,20 @@ class RecordSource(Protocol):
         """Records in the order of `ids`. Raises MissingRecordError, DamagedError."""
         ...
 
+    def find_numbers(self, ids: Sequence[RecordId]) -> list[RecordNumber | None]:
+        """The records' numbers, None for each that is nowhere."""
+        ...
+
+
+class PlaceSource(Protocol):
+    """What bitmaps and commits ask of the store."""
+
     def locate(self, ids: Sequence[RecordId]) -> list[Place | None]:
         """Where the records are, None for each that is nowhere."""
         ...
+
+
+_F = TypeVar("_F")
 
 
 class References(NamedTuple):
@@ -62,6 +80,21 @@ def split_references(kind: RecordKind, payload: bytes, origin: RecordId = NO_ID)
             return _of_node(decode_node(kind, payload, origin))
 
 
+Refers = Callable[[RecordKind, bytes, RecordId], References]
+"""`split_references`, or what tells the same."""
+
+
+def quick_references(kind: RecordKind, payload: bytes, origin: RecordId = NO_ID) -> References:
+    """As `split_references`, at a tenth of the cost for directories, of which only the ids are looked at."""
+    match kind:
+        case RecordKind.DIR_CONTENT:
+            return References(*content_references(payload, origin))
+        case RecordKind.DIR_ATTRS:
+            return References(*attrs_references(payload, origin))
+        case _:
+            return split_references(kind, payload, origin)
+
+
 def _of_node(node: Node) -> References:
     match node:
         case DirContent():
@@ -85,14 +118,57 @@ def references(kind: RecordKind, payload: bytes) -> list[RecordId]:
     return nodes + leaves
 
 
-def locate_all(store: RecordSource, ids: Sequence[RecordId]) -> list[RecordNumber]:
+def locate_all(store: PlaceSource, ids: Sequence[RecordId]) -> list[RecordNumber]:
     """Numbers of `ids`, in order. Raises MissingRecordError for one that is nowhere."""
-    numbers: list[RecordNumber] = []
-    for record_id, place in zip(ids, store.locate(ids), strict=True):
-        if place is None:
-            raise MissingRecordError(f"Record {record_id.hex()} is referred to, but is nowhere in the packs.")
-        numbers.append(place.number)
-    return numbers
+    return [place.number for place in _all_there(ids, store.locate(ids))]
+
+
+def find_all(store: RecordSource, ids: Sequence[RecordId]) -> list[RecordNumber]:
+    """As `locate_all`, at a third of the cost."""
+    return _all_there(ids, store.find_numbers(ids))
+
+
+def _all_there(ids: Sequence[RecordId], found: Sequence[_F | None]) -> list[_F]:
+    there = [one for one in found if one is not None]
+    if len(there) != len(ids):
+        missing = ids[found.index(None)]
+        raise MissingRecordError(f"Record {missing.hex()} is referred to, but is nowhere in the packs.")
+    return there
+
+
+class Nodes:
+    """Nodes that wait for their references to be followed. Owner of how many are read at once."""
+
+    def __init__(self, store: RecordSource, wanted: Callable[[RecordNumber], bool], refers: Refers) -> None:
+        self._store = store
+        self._wanted = wanted
+        self._refers = refers
+        self._waiting: list[RecordId] = []
+        self._most = BATCH_MIN
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, ids: Sequence[RecordId]) -> None:
+        """Those of `ids` that are wanted, which is asked of each. Raises MissingRecordError."""
+        numbers = find_all(self._store, ids)
+        self._waiting += [record_id for record_id, number in zip(ids, numbers, strict=True) if self._wanted(number)]
+
+    def take(self) -> list[RecordId]:
+        """Some of those that were added last: they wait no more."""
+        batch = self._waiting[-self._most :]
+        del self._waiting[-self._most :]
+        return batch
+
+    def read(self, batch: Sequence[RecordId]) -> list[References]:
+        """What each refers to. Raises MissingRecordError, DamagedError."""
+        records = self._store.read_many(batch) if batch else []
+        mean_bytes = 1 + sum(len(record.payload) for record in records) // max(1, len(records))
+        self._most = max(BATCH_MIN, min(BATCH_MAX, 2 * self._most, BATCH_BYTES // mean_bytes))
+        return [
+            self._refers(record.kind, record.payload, record_id)
+            for record_id, record in zip(batch, records, strict=True)
+        ]
 
 
 def walk(store: RecordSource, roots: Iterable[RecordId]) -> BitMap64:
@@ -101,108 +177,24 @@ def walk(store: RecordSource, roots: Iterable[RecordId]) -> BitMap64:
     Raises DamagedError or MissingRecordError where the tree cannot be read to its end: nothing may be freed then.
     """
     seen = BitMap64()
-    pending = _unseen(store, list(roots), seen)
-    while pending:
-        batch, pending = pending[-READ_BATCH:], pending[:-READ_BATCH]
-        nodes: list[RecordId] = []
-        leaves: list[RecordId] = []
-        for record_id, record in zip(batch, store.read_many(batch), strict=True):
-            found = split_references(record.kind, record.payload, record_id)
-            nodes += found.nodes
-            leaves += found.leaves
-        seen.update(locate_all(store, leaves))
-        pending += _unseen(store, nodes, seen)
-    return seen
 
-
-def _unseen(store: RecordSource, ids: Sequence[RecordId], seen: BitMap64) -> list[RecordId]:
-    """Those whose numbers were not in `seen`; they are now."""
-    fresh: list[RecordId] = []
-    for record_id, number in zip(ids, locate_all(store, ids), strict=True):
-        if number not in seen:
-            seen.add(number)
-            fresh.append(record_id)
-    return fresh
-
-
-class ReachCounter:
-    """Exactly what one root needs, kept up to date while the root changes, at a cost that follows the change.
-
-    Counts the references between distinct records below the root. A record is walked when it gets its first
-    reference and when it loses its last. Memory: one bitmap, and an entry for each record with several references.
-    Not thread safe. After an error it is spoiled: build another.
-    """
-
-    def __init__(self, store: RecordSource, pause: Callable[[], None] = lambda: None) -> None:
-        self._store = store
-        self._pause = pause
-        """Called now and then while walking. May raise to end it: the counter is spoiled then."""
-        self.numbers = BitMap64()
-        """What is reachable. Copy it before it is kept."""
-        self.exact = True
-        """False once something had to be kept that may be unreachable (a record that was stored anew elsewhere)."""
-        self._further: dict[int, int] = {}
-        """References beyond the first, for numbers that have any."""
-        self._spoiled = False
-
-    def add(self, roots: Iterable[RecordId]) -> None:
-        """One more reference to each of `roots`. Raises DamagedError, MissingRecordError."""
-        self._walk(list(roots), self._gain)
-
-    def remove(self, roots: Iterable[RecordId]) -> None:
-        """One reference less to each of `roots`. Raises DamagedError, MissingRecordError."""
-        self._walk(list(roots), self._lose)
-
-    def advance(self, old_roots: Iterable[RecordId], new_roots: Iterable[RecordId]) -> None:
-        """From `old_roots` to `new_roots`: what both need is never walked. Raises as the two others."""
-        self.add(new_roots)
-        self.remove(old_roots)
-
-    def _walk(self, roots: list[RecordId], count: "_Count") -> None:
-        if self._spoiled:
-            raise DamagedError("The reachability count met an error earlier; it has to be made anew.")
-        try:
-            pending = self._counted(roots, count)
-            while pending:
-                self._pause()
-                batch, pending = pending[-READ_BATCH:], pending[:-READ_BATCH]
-                nodes: list[RecordId] = []
-                leaves: list[RecordId] = []
-                for record_id, record in zip(batch, self._store.read_many(batch), strict=True):
-                    found = split_references(record.kind, record.payload, record_id)
-                    nodes += dict.fromkeys(found.nodes)
-                    leaves += dict.fromkeys(found.leaves)
-                self._counted(leaves, count)
-                pending += self._counted(nodes, count)
-        except BaseException:
-            self._spoiled = True
-            raise
-
-    def _counted(self, ids: list[RecordId], count: "_Count") -> list[RecordId]:
-        """Counts one reference to each; returns those whose own references have to be counted too."""
-        numbers = locate_all(self._store, ids)
-        return [record_id for record_id, number in zip(ids, numbers, strict=True) if count(number)]
-
-    def _gain(self, number: RecordNumber) -> bool:
-        if number in self.numbers:
-            self._further[number] = self._further.get(number, 0) + 1
+    def is_new(number: RecordNumber) -> bool:
+        if number in seen:
             return False
-        self.numbers.add(number)
+        seen.add(number)
         return True
 
-    def _lose(self, number: RecordNumber) -> bool:
-        further = self._further.get(number, 0)
-        if further > 1:
-            self._further[number] = further - 1
-        elif further == 1:
-            del self._further[number]
-        elif number in self.numbers:
-            self.numbers.discard(number)
-            return True
-        else:
-            self.exact = False
-        return False
-
-
-class _Count(Protocol):
-    def __call__(self, number: RecordNumber, /) -> bool: ...
+    pending = Nodes(store, is_new, quick_references)
+    pending.add(list(roots))
+    leaves: list[RecordId] = []
+    while pending:
+        nodes: list[RecordId] = []
+        for found in pending.read(pending.take()):
+            nodes += found.nodes
+            leaves += found.leaves
+        if len(leaves) >= LEAVES_AT_ONCE:
+            seen.update(find_all(store, leaves))
+            leaves = []
+        pending.add(nodes)
+    seen.update(find_all(store, leaves))
+    return seen

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from repository.catalog import Catalog
-from repository.check.report import CheckReport
 from repository.collect import Collector, CollectReport
 from repository.configfile import read_config
 from repository.errors import BallastError, NoSpaceError
@@ -44,6 +43,9 @@ from repository.storage.volume import Volume
 from repository.store import RecordStore
 from repository.trees.reader import RecordCache, TreeReader
 from repository.units import MIB
+
+if TYPE_CHECKING:
+    from repository.check.report import CheckReport
 
 log = logging.getLogger(__name__)
 
@@ -337,7 +339,7 @@ class Repository:
             return self.collector.collect(safety, dry_run=True, progress=progress)
         return self.recovery.collect(safety, progress)
 
-    def check(self, *, read_data: bool = False, progress: Progress | None = None) -> CheckReport:
+    def check(self, *, read_data: bool = False, progress: Progress | None = None) -> "CheckReport":
         """Verify everything; never writes. Findings are in the report, not raised."""
         from repository.check.check import check_repository  # late: nobody else needs it
 

@@ -14,14 +14,15 @@ from pyroaring import BitMap64
 
 from repository.bitmaps import BitmapReader, SnapshotBitmap, store_bitmap
 from repository.catalog import Catalog
+from repository.counting import ReachCounter
 from repository.errors import DamagedError, NoSpaceError
 from repository.format.catalog import Head, Slot
-from repository.format.journal import referenced_trees
+from repository.format.journal import NO_MARK, referenced_trees
 from repository.format.record import Stored
 from repository.ids import NO_ID, RecordId, SnapshotId
 from repository.journal import pending
 from repository.leases import Lease
-from repository.reach import ReachCounter, RecordSource, walk
+from repository.reach import RecordSource, walk
 from repository.snapshots import LIVE_SOURCE
 from repository.store import RecordStore
 
@@ -70,7 +71,12 @@ def union_of(store: RecordStore, roots: Iterable[Root]) -> BitMap64:
 
 
 def journal_numbers(store: RecordStore, head: Head) -> BitMap64:
-    """What the pending journal keeps: its records, its chunks, and all below listings of nodes that moved."""
+    """What the pending journal keeps: its records, its chunks, and all below listings of nodes that moved.
+
+    Where nothing was ever mounted there is none: no pack's directory has to be read to know that.
+    """
+    if head.clean and not head.mounted_ns and head.journal == NO_MARK:
+        return BitMap64()
     waiting = pending(store, head)
     moved = {tree for flush in waiting.flushes for tree in referenced_trees(flush)}
     return waiting.numbers | walk(store, moved) if moved else waiting.numbers

@@ -28,7 +28,7 @@ from repository.format.config import Config
 from repository.format.pack import Stream
 from repository.format.record import RAW_MAX_BYTES, Buffer, ChunkRef, Place, Record, RecordKind, Stored
 from repository.headroom import Headroom
-from repository.ids import PackIndex, RecordId
+from repository.ids import PackIndex, RecordId, RecordNumber
 from repository.index.index import Index
 from repository.index.keeper import SegmentKeeper
 from repository.keeping import PackKeeping
@@ -347,6 +347,10 @@ class RecordStore(PackKeeping):
     def locate(self, ids: Sequence[RecordId]) -> list[Place | None]:
         """Where each record lies; None where it is in no pack. Reads no record."""
         return self._index.find(ids, to_share=False)
+
+    def find_numbers(self, ids: Sequence[RecordId]) -> list[RecordNumber | None]:
+        """The numbers of what `locate` finds; much cheaper for thousands of ids."""
+        return self._index.find_numbers(ids)
 
     def still(self) -> StillReader:
         """A reader for processes forked after this: files opened here are closed, as their numbers will be others'."""

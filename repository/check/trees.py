@@ -8,11 +8,12 @@ from pyroaring import BitMap64
 
 from repository.bitmaps import BitmapReader
 from repository.check.findings import Findings
+from repository.counting import ReachCounter
 from repository.errors import BallastError, DamagedError
 from repository.format.catalog import Head, Slot, SlotState
 from repository.format.record import Record
 from repository.ids import NO_ID, RecordId, RecordNumber, pack_of, position_of
-from repository.reach import ReachCounter, split_references
+from repository.reach import split_references
 from repository.roots import roots_by_source
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class TreeCheck:
         for root in run:
             try:
                 if counter is None or standing is None:
-                    counter = ReachCounter(self._store)
+                    counter = ReachCounter(self._store, refers=split_references)
                     counter.add([root.manifest])
                 else:
                     counter.advance([standing], [root.manifest])

@@ -20,8 +20,9 @@ MODE_MAX: Final = 0o7777
 TIME_MAX_NS: Final = (1 << 63) - 1
 TIME_MIN_NS: Final = -(1 << 63)
 _KIND_OF: Final = (None, *NodeKind)
-_XATTRS_RECORD: Final = (1 << 16) - 1
+XATTRS_RECORD: Final = (1 << 16) - 1
 _ATTR_ROW: Final = struct.Struct("<QqqqIIIIIIIH")
+ATTR_ROW_BYTES: Final = _ATTR_ROW.size
 _DELTA_BYTES: Final = 32
 """File id and the seconds of the three times, which come first in a row, are stored as differences."""
 
@@ -47,8 +48,8 @@ class AttrColumns:
         self.xattr_records = inline = 0
         if lengths.count(0) != len(lengths):
             self._xattr_lengths = tuple(length for (length,) in U16_ROW.iter_unpack(lengths))
-            self.xattr_records = self._xattr_lengths.count(_XATTRS_RECORD)
-            inlined = (0 if one == _XATTRS_RECORD else one for one in self._xattr_lengths)
+            self.xattr_records = self._xattr_lengths.count(XATTRS_RECORD)
+            inlined = (0 if one == XATTRS_RECORD else one for one in self._xattr_lengths)
             self._xattr_ends = list(accumulate(inlined, initial=0))
             inline = self._xattr_ends[-1]
         self._xattrs = cursor.take(inline)
@@ -86,8 +87,8 @@ class AttrColumns:
         lengths = self._xattr_lengths
         if not lengths or not lengths[row]:
             return ()
-        if lengths[row] == _XATTRS_RECORD:
-            return id_at(self._ids, lengths[:row].count(_XATTRS_RECORD))
+        if lengths[row] == XATTRS_RECORD:
+            return id_at(self._ids, lengths[:row].count(XATTRS_RECORD))
         ends = self._xattr_ends
         return decode_xattrs(self._xattrs[ends[row] : ends[row + 1]], self.origin)
 
@@ -211,7 +212,7 @@ def encode_attrs(inodes: Sequence[Inode], inline: Sequence[bytes | None], record
                     inode.mode,
                 )
             )
-            lengths.append(U16_ROW.pack(_XATTRS_RECORD if xattrs is None else len(xattrs)))
+            lengths.append(U16_ROW.pack(XATTRS_RECORD if xattrs is None else len(xattrs)))
             if kind is NodeKind.DIRECTORY:
                 children.append(inode.directory.attrs or NO_ID)
     except struct.error as error:

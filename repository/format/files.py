@@ -30,9 +30,9 @@ EXTENT_DTYPE: Final = np.dtype([("gap", "<u8"), ("length", "<u4"), ("chunk_offse
 
 _U64: Final = (1 << 64) - 1
 _FILE: Final = int(NodeKind.FILE)
-_FORM_REF: Final = 255
-_FORMS: Final = bytes(range(INLINE_EXTENTS_MAX + 1)) + bytes([_FORM_REF])
-_KINDS: Final = bytes(NodeKind)
+FORM_REF: Final = 255
+FORMS: Final = bytes(range(INLINE_EXTENTS_MAX + 1)) + bytes([FORM_REF])
+KINDS: Final = bytes(NodeKind)
 _PAIR_ROW: Final = struct.Struct("<QQ")
 
 
@@ -62,13 +62,13 @@ class FileColumns:
         self.count = count
         kinds = cursor.take(count)
         forms = cursor.take(kinds.count(NodeKind.FILE))
-        if kinds.translate(None, _KINDS) or forms.translate(None, _FORMS):
+        if kinds.translate(None, KINDS) or forms.translate(None, FORMS):
             refuse(origin, "an entry's type is unknown")
         self.kinds = kinds
         self._forms = forms
         self._rests = cursor.rows(count, U64_ROW.size)
-        references = forms.count(_FORM_REF)
-        inline = sum(forms) - _FORM_REF * references
+        references = forms.count(FORM_REF)
+        inline = sum(forms) - FORM_REF * references
         self.inline_count = inline
         self.directories = kinds.count(NodeKind.DIRECTORY)
         self._extents = cursor.rows(inline, EXTENT_ROW.size)
@@ -106,14 +106,14 @@ class FileColumns:
         (rest,) = U64_ROW.unpack_from(self._rests, row * U64_ROW.size)
         if form == 0:
             return (), self._size(rest), 0
-        if form == _FORM_REF:
-            index = forms.count(_FORM_REF, 0, ordinal)
+        if form == FORM_REF:
+            index = forms.count(FORM_REF, 0, ordinal)
             count, allocated = _PAIR_ROW.unpack_from(self._refs, index * _PAIR_ROW.size)
             if allocated > SIZE_MAX_BYTES:
                 refuse(self.origin, "an extent list is impossibly long")
             head = id_at(self._ids, self.inline_count + index)
             return ExtentsRef(head, count), self._size(rest), allocated
-        first = sum(forms[:ordinal]) - _FORM_REF * forms.count(_FORM_REF, 0, ordinal)
+        first = sum(forms[:ordinal]) - FORM_REF * forms.count(FORM_REF, 0, ordinal)
         end = allocated = 0
         found: list[Extent] = []
         for index in range(first, first + form):
@@ -147,7 +147,7 @@ class FileColumns:
                     refuse(self.origin, "an extent reaches behind the largest offset")
                 yield (Extent(gap, length, chunk, chunk_offset),), self._size((end + rest) & _U64), length
             else:
-                if form != _FORM_REF:
+                if form != FORM_REF:
                     at += form * RECORD_ID_BYTES
                     for _ in islice(extents, form):
                         pass
@@ -157,8 +157,8 @@ class FileColumns:
         """Size and allocated bytes of the rows from `first` on; zeros for a LINK. Raises DamagedError."""
         forms = self._forms
         ordinal = self.kinds.count(NodeKind.FILE, 0, first)
-        references = forms.count(_FORM_REF, 0, ordinal)
-        inline = sum(forms[:ordinal]) - _FORM_REF * references
+        references = forms.count(FORM_REF, 0, ordinal)
+        inline = sum(forms[:ordinal]) - FORM_REF * references
         extents = EXTENT_ROW.iter_unpack(memoryview(self._extents)[inline * EXTENT_ROW.size :])
         rests = U64_ROW.iter_unpack(memoryview(self._rests)[first * U64_ROW.size :])
         for kind, (rest,) in zip(self.kinds[first:], rests, strict=True):
@@ -167,7 +167,7 @@ class FileColumns:
             if kind == _FILE:
                 form = forms[ordinal]
                 ordinal += 1
-                if form == _FORM_REF:
+                if form == FORM_REF:
                     _, allocated = _PAIR_ROW.unpack_from(self._refs, references * _PAIR_ROW.size)
                     references += 1
                     if allocated > SIZE_MAX_BYTES:
@@ -271,7 +271,7 @@ def encode_files(inodes: Sequence[Inode]) -> bytes:
             if kind is NodeKind.FILE:
                 found = inode.extents
                 if isinstance(found, ExtentsRef):
-                    forms.append(_FORM_REF)
+                    forms.append(FORM_REF)
                     refs.append(_PAIR_ROW.pack(found.count, inode.allocated_bytes))
                     head_ids.append(found.head)
                 else:

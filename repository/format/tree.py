@@ -212,9 +212,18 @@ def decode_list(payload: bytes, origin: RecordId) -> ContentList | AttrsList:
 
 def encode_names(names: Sequence[bytes]) -> bytes:
     """Lengths as u8 each, then all names run together. Raises ValueError for names that no directory can hold."""
-    for name in names:
-        check_name(name)
-    return bytes(map(len, names)) + b"".join(names)
+    joined = b"".join(names)
+    if (
+        b"/" in joined
+        or b"\0" in joined
+        or b"" in names
+        or b"." in names
+        or b".." in names
+        or max(map(len, names)) > NAME_MAX_BYTES
+    ):
+        for name in names:
+            check_name(name)
+    return bytes(map(len, names)) + joined
 
 
 def encode_content(entries: Sequence[Entry]) -> bytes:

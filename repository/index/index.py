@@ -6,7 +6,7 @@ reading one discards it, and any error in writing one is logged and passed over.
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pyroaring import BitMap64
 
 from repository.errors import BallastError, DamagedError, VolumeError
+from repository.format.indexseg import RowArray
 from repository.format.pack import pack_path
 from repository.format.record import Place
 from repository.ids import RECORDS_PER_PACK_MAX, PackIndex, RecordId, RecordNumber, pack_of
@@ -114,12 +115,73 @@ class Index:
         missing = [item for item, place in enumerate(answers) if place is None]
         if not missing or not self.segments:
             return answers
-        if len(missing) < BATCH_MIN:
-            for item in missing:
-                answers[item] = self._in_segments(ids[item], to_share)
-        else:
-            self._fill_from_segments(ids, answers, np.array(missing, np.intp), to_share)
+        if len(missing) >= BATCH_MIN:
+            sought = np.zeros(len(ids), np.bool_)
+            sought[missing] = True
+            missing = []
+            for items, rows in self._rows_for(ids, sought, missing, to_share):
+                columns = (rows["number"], rows["offset"], rows["stored"], rows["raw"])
+                places = map(Place._make, zip(*(column.tolist() for column in columns), strict=True))
+                for item, place in zip(items, places, strict=True):
+                    answers[item] = place
+        for item in missing:
+            answers[item] = self._in_segments(ids[item], to_share)
         return answers
+
+    def find_numbers(self, ids: Sequence[RecordId]) -> list[RecordNumber | None]:
+        """The numbers that `find` (not to share) answers with, at less cost."""
+        answers: list[RecordNumber | None] = [None] * len(ids)
+        sought = np.ones(len(ids), np.bool_)
+        if self._memory:
+            for item, record_id in enumerate(ids):
+                place = self._in_memory(record_id, to_share=False)
+                if place is not None:
+                    answers[item] = place.number
+                    sought[item] = False
+        alone: list[int] = []
+        for items, rows in self._rows_for(ids, sought, alone, to_share=False):
+            for item, number in zip(items, rows["number"].tolist(), strict=True):
+                answers[item] = number
+        alone += np.flatnonzero(sought).tolist()
+        for item, place in zip(alone, self.find([ids[item] for item in alone], to_share=False), strict=True):
+            answers[item] = None if place is None else place.number
+        return answers
+
+    def _rows_for(
+        self, ids: Sequence[RecordId], sought: NDArray[np.bool_], alone: list[int], to_share: bool
+    ) -> Iterator[tuple[list[int], RowArray]]:
+        """Positions and rows of those of `ids` that are `sought` and have one row that may be answered with.
+
+        They are sought no more, nor are those that have several rows, which go to `alone`: no older segment may answer
+        for these.
+        """
+        batch = IdBatch(ids) if self.segments and sought.any() else None
+        for segment in self.segments:
+            if batch is None or not sought.any():
+                break
+            positions, rows, several = segment.rows_for(batch, np.flatnonzero(sought))
+            sought[several] = False
+            alone += several.tolist()
+            if len(positions):
+                there = self._there(rows["number"], to_share)
+                if not there.all():
+                    positions, rows = positions[there], rows[there]
+                sought[positions] = False
+                yield positions.tolist(), rows
+
+    def _there(self, numbers: NDArray[np.uint64], to_share: bool) -> NDArray[np.bool_]:
+        """Which of `numbers`, as a segment has them, `_best` would answer with."""
+        keep = _by_pack(numbers, lambda pack: self._is_sound(pack, to_share))
+        # Behind `_is_sound`, which may condemn.
+        for bad in (self._condemned, self._damaged) if to_share else (self._condemned,):
+            if bad:
+                keep &= np.array([number not in bad for number in numbers.tolist()], np.bool_)
+        return keep
+
+    def _is_sound(self, pack: PackIndex, to_share: bool) -> bool:
+        """Whether the pack is there, and all its punched numbers are condemned."""
+        known = self._table.packs.get(pack)
+        return known is not None and (known.stamp is None or self._vetted(known, to_share))
 
     def candidates(self, record_id: RecordId) -> list[Place]:
         """Every place of `record_id` that may be read, those not known as damaged first."""
@@ -171,19 +233,6 @@ class Index:
                 return place
         return None
 
-    def _fill_from_segments(
-        self, ids: Sequence[RecordId], answers: list[Place | None], missing: NDArray[np.intp], to_share: bool
-    ) -> None:
-        batch = IdBatch(ids)
-        for segment in self.segments:
-            found = segment.find_many(batch, missing)
-            for item, places in found:
-                answers[item] = self._best(places, to_share)
-            if found:
-                missing = np.array([item for item in missing.tolist() if answers[item] is None], np.intp)
-                if not len(missing):
-                    return
-
     def _best(self, places: list[Place], to_share: bool) -> Place | None:
         """The highest place that exists, is not condemned, and whose pack has no hole that the segment misses."""
         for place in sorted(places, reverse=True) if len(places) > 1 else places:
@@ -224,11 +273,7 @@ class Index:
         """Which of `numbers` a new segment should hold: not condemned, of a pack that exists."""
         if not len(numbers):
             return np.zeros(0, np.bool_)
-        packs = numbers >> np.uint64(16)
-        distinct = np.sort(packs)  # np.unique and np.isin would load numpy.ma, which costs more than all of this
-        distinct = distinct[np.append(True, distinct[1:] != distinct[:-1])]
-        present = np.array([pack in self._table for pack in distinct.tolist()], np.bool_)
-        keep: NDArray[np.bool_] = present[distinct.searchsorted(packs)]
+        keep = _by_pack(numbers, self._table.__contains__)
         condemned = self._condemned
         if condemned:
             candidates = np.flatnonzero(keep)
@@ -277,3 +322,13 @@ class Index:
             self._memory[directory.id_at(position)] = directory.place(position).number
         for position in known.unsure:
             self.note_damaged(directory.place(position).number)
+
+
+def _by_pack(numbers: NDArray[np.uint64], answer: Callable[[PackIndex], bool]) -> NDArray[np.bool_]:
+    """What `answer` says of the pack of each of `numbers` (at least one); it is asked once a pack."""
+    packs = numbers >> np.uint64(16)
+    distinct = np.sort(packs)  # np.unique and np.isin would load numpy.ma, which costs more than all of this
+    distinct = distinct[np.append(True, distinct[1:] != distinct[:-1])]
+    answers = np.array([answer(pack) for pack in distinct.tolist()], np.bool_)
+    found: NDArray[np.bool_] = answers[distinct.searchsorted(packs)]
+    return found

@@ -87,20 +87,7 @@ class Segment:
 
     def find_many(self, ids: IdBatch, wanted: NDArray[np.intp]) -> list[tuple[int, list[Place]]]:
         """For those of `ids` at the positions `wanted` that are here: (position, places)."""
-        keys = ids.keys[wanted]
-        likely = self._filter.which_may_hold(keys, ids.second_words[wanted])
-        wanted, keys = wanted[likely], keys[likely]
-        at = self.keys.searchsorted(keys)
-        wanted, keys, at = wanted[at < len(self.keys)], keys[at < len(self.keys)], at[at < len(self.keys)]
-        here = self.keys[at] == keys
-        wanted, keys, at = wanted[here], keys[here], at[here]
-        if not len(wanted):
-            return []
-        rows = self.rows[at]
-        # Single rows that hold are answered from the columns; equal keys and rows that do not hold, one by one.
-        sound = (checks_of(keys, rows) == rows["check"]) & (rests_of(rows) == ids.rests[wanted]).all(axis=1)
-        following = np.minimum(at + 1, len(self.keys) - 1)
-        sound &= (following == at) | (self.keys[following] != keys)
+        wanted, at, rows, sound = self._matches(ids, wanted)
         columns = (rows["number"], rows["offset"], rows["stored"], rows["raw"])
         places = map(Place._make, zip(*(column.tolist() for column in columns), strict=True))
         found: list[tuple[int, list[Place]]] = []
@@ -109,6 +96,35 @@ class Segment:
             if all_places:
                 found.append((position, all_places))
         return found
+
+    def rows_for(self, ids: IdBatch, wanted: NDArray[np.intp]) -> tuple[NDArray[np.intp], RowArray, NDArray[np.intp]]:
+        """As `find_many`, in columns: the positions of those with one place and their rows; the positions of those that
+        have to be looked up one by one."""
+        wanted, _, rows, sound = self._matches(ids, wanted)
+        if sound.all():
+            return wanted, rows, wanted[:0]
+        return wanted[sound], rows[sound], wanted[~sound]
+
+    def _matches(
+        self, ids: IdBatch, wanted: NDArray[np.intp]
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp], RowArray, NDArray[np.bool_]]:
+        """Whose keys are here: their positions, the first row of each, where that lies, and whether it is the only one
+        with that key and holds for that id."""
+        keys = ids.keys[wanted]
+        likely = self._filter.which_may_hold(keys, ids.second_words[wanted])
+        wanted, keys = wanted[likely], keys[likely]
+        at = self.keys.searchsorted(keys)
+        wanted, keys, at = wanted[at < len(self.keys)], keys[at < len(self.keys)], at[at < len(self.keys)]
+        here = self.keys[at] == keys
+        wanted, keys, at = wanted[here], keys[here], at[here]
+        rows = self.rows[at]
+        if not len(wanted):
+            return wanted, at, rows, here[:0]
+        # Single rows that hold are answered from the columns; equal keys and rows that do not hold, one by one.
+        sound = (checks_of(keys, rows) == rows["check"]) & (rests_of(rows) == ids.rests[wanted]).all(axis=1)
+        following = np.minimum(at + 1, len(self.keys) - 1)
+        sound &= (following == at) | (self.keys[following] != keys)
+        return wanted, at, rows, sound
 
     def _rows_at(self, row: int, record_id: RecordId) -> list[Place]:
         key = key_of(record_id)

@@ -15,7 +15,7 @@ from pyroaring import BitMap64
 
 from repository.format.intent import PUNCHES_MAX, UNLINKS_MAX, Intent, Punch
 from repository.ids import POSITION_BITS, RECORDS_PER_PACK_MAX, PackIndex
-from repository.policy.columns import ADDRESS_BITS, PackColumns, PackFacts, join, spread
+from repository.policy.columns import ADDRESS_BITS, PackColumns, PackFacts, distinct, join, spread
 from repository.units import NS_PER_S, format_size
 
 __all__ = ["PackFacts"]
@@ -125,7 +125,7 @@ class CollectPlan:
             lines.append(f"remove {len(self.drops)} packs without anything live: {total}")
         if self.cuts:
             total = format_size(self.cuts.nbytes)
-            packs = len(np.unique(self.cuts.pack))
+            packs = len(distinct(self.cuts.pack))
             lines.append(f"free {len(self.cuts)} ranges in {packs} packs: {total}")
         if not lines:
             lines.append("nothing to free")
@@ -169,7 +169,7 @@ def packs_of(numbers: BitMap64) -> list[PackIndex]:
     """The packs that `numbers` touch, ascending."""
     if not numbers:
         return []
-    packs = np.unique(np.asarray(numbers.to_array(), np.uint64) >> np.uint64(POSITION_BITS))
+    packs = distinct(np.asarray(numbers.to_array(), np.uint64) >> np.uint64(POSITION_BITS))
     return [PackIndex(pack) for pack in packs.tolist()]
 
 

@@ -22,6 +22,12 @@ _NO_U32: Final = np.zeros(0, np.uint32)
 _NO_U8: Final = np.zeros(0, np.uint8)
 
 
+def distinct(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Each of `values` once, ascending: `np.unique` without loading `numpy.ma`, which a short command would feel."""
+    ordered = np.sort(values)
+    return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered
+
+
 @dataclass(frozen=True, slots=True)
 class PackFacts:
     """One pack as the plan sees it. Columns by position; kind 0: no record is there (void, torn, or freed before).

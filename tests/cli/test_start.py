@@ -1,5 +1,6 @@
 """What starting a command may bring in: most of the time of a short command is its imports."""
 
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -29,3 +30,15 @@ def test_storing_leaves_them_out_too(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
     found = _modules("snapshot", "create", str(tmp_path / "r"), str(tmp_path / "file"))
     assert found.isdisjoint(HEAVY)
+
+
+def test_deleting_and_collecting_leave_them_out_too(tmp_path: Path) -> None:
+    """With something to free: what a plan counts with must not load them either."""
+    where = str(tmp_path / "r")
+    Repository.init(tmp_path / "r", reserve_bytes=0, headspace_bytes=0)
+    for name in ("a", "b"):
+        (tmp_path / "file").write_bytes(name.encode() * 100_000 + random.Random(name).randbytes(100_000))
+        _modules("snapshot", "create", where, str(tmp_path / "file"), "--name", name)
+    found = _modules("snapshot", "delete", where, "a") | _modules("gc", where, "--safety", "none")
+    assert found.isdisjoint((*HEAVY, "repository.check.report"))
+    assert any("freed" in line and "freed 0 B" not in line for line in found), found

@@ -13,13 +13,14 @@ from repository.ledger import Claim
 
 
 class MemoryStore:
-    """Deduplicates by id like the real one. `reads` and `puts` count records by kind."""
+    """Deduplicates by id like the real one. `reads` and `puts` count records by kind, `looked_up` ids."""
 
     def __init__(self) -> None:
         self.records: dict[RecordId, Record] = {}
         self.numbers: dict[RecordId, RecordNumber] = {}
         self.reads: Counter[RecordKind] = Counter()
         self.puts: Counter[RecordKind] = Counter()
+        self.looked_up = 0
 
     def lease(self) -> Lease:
         return Lease(lambda _: None)
@@ -50,9 +51,14 @@ class MemoryStore:
     def locate(self, ids: Sequence[RecordId]) -> list[Place | None]:
         return [Place(self.numbers[one], 0, 0, 0) if one in self.numbers else None for one in ids]
 
+    def find_numbers(self, ids: Sequence[RecordId]) -> list[RecordNumber | None]:
+        self.looked_up += len(ids)
+        return [self.numbers.get(one) for one in ids]
+
     def forget_counts(self) -> None:
         self.reads.clear()
         self.puts.clear()
+        self.looked_up = 0
 
 
 class CountingStore(MemoryStore):

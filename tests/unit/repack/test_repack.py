@@ -198,6 +198,7 @@ def a_chunk(repository: Repository) -> RecordId:
 
 
 def test_a_pack_with_pending_journal_stays(repository: Repository, clock: SetClock) -> None:
+    repository.marks.mounted()
     writer = JournalWriter(repository.store, clock, NO_MARK)
     with repository.store.lease() as lease:
         writer.write([NodeGone(FileId(77))], lease, 0)

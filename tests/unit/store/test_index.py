@@ -132,6 +132,7 @@ def test_batches_and_single_look_ups_agree(tmp_path: Path) -> None:
     Random(1).shuffle(asked)
     batch = store.locate(asked)
     assert batch == [store.locate([one])[0] for one in asked]
+    assert store.find_numbers(asked) == [None if place is None else place.number for place in batch]
     known = set(ids.values())
     assert [place is not None for place in batch] == [one in known for one in asked]
 

@@ -22,7 +22,7 @@ from repository.format.record import RecordKind
 from repository.format.stats import stats_of
 from repository.format.tree import AttrsList, ContentList, DirAttrs, DirContent
 from repository.ids import FileId, RecordId
-from repository.reach import split_references
+from repository.reach import quick_references, split_references
 from repository.trees.cache import RecordCache, decode_node
 from repository.trees.houses import DirectoryHouse, ExtentHouse, LinksHouse, Pen
 from repository.trees.reader import TreeReader
@@ -87,7 +87,8 @@ SAMPLES = _samples()
 
 def use_everything(kind: RecordKind, payload: bytes) -> None:
     """Decodes a payload and asks it all it can be asked."""
-    split_references(kind, payload, ORIGIN)
+    refers = split_references(kind, payload, ORIGIN)
+    assert quick_references(kind, payload, ORIGIN) == refers, "a walk follows what decoding tells"
     if kind not in NODE_KINDS:
         return
     node = decode_node(kind, payload, ORIGIN)
@@ -155,6 +156,10 @@ def expect_only_damage(kind: RecordKind, payload: bytes) -> None:
         use_everything(kind, payload)
     except DamagedError as error:
         assert ORIGIN.hex() in str(error) or "manifest" in str(error)
+    try:
+        quick_references(kind, payload, ORIGIN)
+    except DamagedError as error:
+        assert ORIGIN.hex() in str(error) or "manifest" in str(error)
 
 
 def test_there_is_a_sample_of_each_kind() -> None:
@@ -174,6 +179,9 @@ def test_every_cut_is_noticed(kind: RecordKind) -> None:
         for length in lengths:
             if kind is RecordKind.XATTRS and length == 0:
                 continue
+            if kind in (RecordKind.DIR_CONTENT, RecordKind.DIR_ATTRS):
+                with pytest.raises(DamagedError):
+                    quick_references(kind, payload[:length], ORIGIN)
             with pytest.raises(DamagedError):
                 use_everything(kind, payload[:length])
         with pytest.raises(DamagedError):

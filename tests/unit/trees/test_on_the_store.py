@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from repository.bitmaps import BitmapReader, store_bitmap
+from repository.counting import ReachCounter
 from repository.format.inode import DirRef, Entry, Extent, ExtentsRef, Inode, NodeKind
 from repository.format.record import RecordKind
 from repository.ids import FileId, RecordId
-from repository.reach import ReachCounter, walk
+from repository.reach import walk
 from repository.store import RecordStore
 from repository.trees.cache import RecordCache
 from repository.trees.reader import TreeReader

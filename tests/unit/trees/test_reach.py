@@ -9,6 +9,7 @@ from pyroaring import BitMap64
 
 from repository import bitmaps
 from repository.bitmaps import BitmapReader, SnapshotBitmap, load_bitmap, store_bitmap
+from repository.counting import ReachCounter
 from repository.errors import DamagedError, MissingRecordError
 from repository.format.bitmap import CHAIN_MAX
 from repository.format.catalog import SnapshotKind
@@ -16,7 +17,7 @@ from repository.format.inode import EMPTY_DIR, DirRef, Entry, Extent, Inode, Nod
 from repository.format.manifest import Manifest, decode_manifest, encode_manifest
 from repository.format.record import RecordKind
 from repository.ids import FileId, RecordId, RecordNumber
-from repository.reach import ReachCounter, references, walk
+from repository.reach import references, walk
 from repository.roots import next_counter
 from repository.trees import houses
 from repository.trees.cache import RecordCache
