@@ -242,7 +242,8 @@ def _fill(channel: socket.socket, length: int) -> memoryview:
     view = memoryview(bytearray(length))
     at = 0
     while at < length:
-        count = channel.recv_into(view[at:])
+        # One call for all of it: each lets go of the interpreter, and waits for it afterwards.
+        count = channel.recv_into(view[at:], 0, socket.MSG_WAITALL)
         if not count:
             raise EOFError
         at += count

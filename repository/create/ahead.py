@@ -169,11 +169,11 @@ class Ahead:
         self._fill()
 
     def looks_into(self, totals: Totals) -> bool:
-        """See `scan.Lookahead`."""
+        """See `plan.Lookahead`."""
         return self._crew is not None and totals.files > UNIT_FILES
 
     def take(self, path: bytes) -> PlainLook | None:
-        """See `scan.Lookahead`."""
+        """See `plan.Lookahead`."""
         if self._crew is None and not self._looks:
             return None
         self._fill()
@@ -185,6 +185,7 @@ class Ahead:
                 return None
             while self._received < number and self._crew is not None:
                 self._receive()
+                self._fill()  # or, where nothing is left to ask, the crew goes home: it takes 30 MB a worker
         except WorkerLostError as error:
             _log.warning("ahead.lost", extra={"reason": str(error)})
             self.close()

@@ -43,6 +43,8 @@ BATCH_DIRECTORIES: Final = 64
 """Directories that one batch keeps open: with all batches under way below half of the usual 1,024 descriptors."""
 BATCHES_UNDER_WAY: Final = 6
 """Batches submitted and not yet built in: bounds the bytes in memory at 24 MiB and what a worker adds."""
+TELL_FILES: Final = 32
+"""Files that were read, or BATCH_BYTES of them, before the progress is told."""
 FLUSH_CHANGES: Final = 8192
 """Changed entries of one directory held in memory, about 5 MB."""
 FLUSH_LINKS: Final = 65_536
@@ -70,27 +72,24 @@ class Built(NamedTuple):
 class _Batch:
     """Tasks that travel together, and their outcomes once they are back. Holds their directories open."""
 
-    __slots__ = ("_directories", "_future", "_outcomes", "nbytes", "tasks")
+    __slots__ = ("_directories", "_future", "_outcomes", "full", "nbytes", "tasks")
 
     def __init__(self) -> None:
         self.tasks: list[FileTask] = []
         self.nbytes = 0
+        self.full = False
         self._directories: list[Directory] = []
         self._future: Future[list[Outcome]] | None = None
         self._outcomes: list[Outcome] = []
 
     def add(self, task: FileTask) -> None:
         """Take a task along; the scanner still has its directory open."""
-        if not self.tasks or self.tasks[-1].directory is not task.directory:
-            self._directories.append(task.directory.hold())
-        self.tasks.append(task)
+        tasks, directories = self.tasks, self._directories
+        if not tasks or tasks[-1].directory is not task.directory:
+            directories.append(task.directory.hold())
+        tasks.append(task)
         self.nbytes += task.size_bytes
-
-    @property
-    def full(self) -> bool:
-        return (
-            len(self.tasks) >= BATCH_FILES or self.nbytes >= BATCH_BYTES or len(self._directories) >= BATCH_DIRECTORIES
-        )
+        self.full = len(tasks) >= BATCH_FILES or self.nbytes >= BATCH_BYTES or len(directories) >= BATCH_DIRECTORIES
 
     def send(self, readers: Readers, read: ReadBatch) -> None:
         """Have it read in a thread."""
@@ -158,23 +157,26 @@ class Builder:
         self._links: RecordId | None = None
         self._told_files = 0
         self._told_bytes = 0
+        self._read_files = 0
+        self._read_bytes = 0
         self.changed_files = 0
         self._root: Inode | None = None
 
     def run(self) -> Built:
         """Scan, read and build everything. Raises what the store raises."""
+        events, waiting, under_way = self._scanner.events, self._waiting, self._under_way
         more = True
         while more:
             more = self._scanner.step()
-            if not self._scanner.events:
-                self._tell_unchanged()
-            while self._scanner.events:
-                self._admit(self._scanner.events.popleft())
-            while self._waiting and (len(self._waiting) > LOOKAHEAD_EVENTS or len(self._under_way) > BATCHES_UNDER_WAY):
-                self._build_next()
-        while self._waiting:
+            if not events:
+                self._tell()
+            while events:
+                self._admit(events.popleft())
+                while len(waiting) > LOOKAHEAD_EVENTS or len(under_way) > BATCHES_UNDER_WAY:
+                    self._build_next()
+        while waiting:
             self._build_next()
-        self._tell_unchanged()
+        self._tell()
         self._flush_links()
         assert self._root is not None
         return Built(self._root, self._links)
@@ -231,13 +233,16 @@ class Builder:
                     self._change(frame, name, Inode(NodeKind.LINK, file_id))
             case FrameDone(frame):
                 self._finish(frame)
-                self._tell_unchanged()
+                self._tell()
 
     def _file(self, event: FileFound, outcome: Outcome) -> None:
         if outcome.problem:
             self._notices.problem(event.task.directory.path_of(event.name), outcome.problem)
         inode = outcome.inode
-        self._progress.advance(outcome.read_bytes, 1)
+        self._read_files += 1
+        self._read_bytes += outcome.read_bytes
+        if self._read_files >= TELL_FILES or self._read_bytes >= BATCH_BYTES:
+            self._tell()
         if inode is None:
             if event.linked:
                 self._failed_links.add(event.task.file_id)
@@ -288,11 +293,15 @@ class Builder:
         elif inode is not base:
             self._change(frame.parent, frame.name, inode)
 
-    def _tell_unchanged(self) -> None:
-        """Bring the progress up to date with what needed no reading; also a place where it may end the work."""
+    def _tell(self) -> None:
+        """Bring the progress up to date: with what was read since, and what needed no reading; also a place where it
+        may end the work."""
         counts = self._scanner.counts
         files = counts.unchanged_files - self._told_files
         nbytes = counts.unchanged_bytes - self._told_bytes
         self._told_files += files
         self._told_bytes += nbytes
+        files += self._read_files
+        nbytes += self._read_bytes
+        self._read_files = self._read_bytes = 0
         self._progress.advance(nbytes, files)

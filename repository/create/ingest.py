@@ -18,6 +18,7 @@ from repository.chunker import Chunker, is_zero
 from repository.codec import Packed
 from repository.create.errand import decode_reply, encode_request
 from repository.create.events import FileTask, Outcome
+from repository.create.found import inode_of
 from repository.create.reading import (
     CHANGED,
     WHOLE_MAX_BYTES,
@@ -27,7 +28,6 @@ from repository.create.reading import (
     open_regular,
     read_whole,
 )
-from repository.create.scan import inode_of
 from repository.create.source import SourceError, SourceFile
 from repository.crew import Crew, WorkerLostError
 from repository.errors import InterruptedByUserError

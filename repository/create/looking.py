@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeGuard
 
 from repository.create.events import Event, Frame, FrameDone, LinkedNode, NodeFound
-from repository.create.plan import Base, FileIds, ScanOptions, Wanted
-from repository.create.scan import BaseReader, Level, Scanner
+from repository.create.plan import Base, BaseReader, FileIds, ScanOptions, Wanted
+from repository.create.scan import Level, Scanner
 from repository.create.skim import Known, Look, PlainLook, ScanCounts, identity_of, same_inode
 from repository.create.source import Directory, SourceError, open_ancestor
 from repository.errors import BallastError
@@ -185,6 +185,9 @@ class _Note:
 
 class Looker(Scanner):
     """A scanner that only names what differs. `look` as often as wanted."""
+
+    step_events = 1
+    """Names are noted in the order in which they are visited, whether an event tells of them or not."""
 
     def __init__(self, options: ScanOptions, base: Base, reader: BaseReader) -> None:
         self._unsure = _Unsure()

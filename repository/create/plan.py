@@ -1,10 +1,14 @@
-"""What a scan is told: what is wanted, what is left out of it, and what it is compared with."""
+"""What a scan is told: what is wanted, what is left out of it, and what it is compared with; and whom it asks."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from repository.create.exclude import Excludes
-from repository.format.inode import Inode
+from repository.create.skim import PlainLook
+from repository.format.inode import DirRef, Inode, Totals
 from repository.ids import FileId, RecordId
+from repository.trees.reader import Placed, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +69,31 @@ def wanted_tree(paths: list[bytes]) -> Wanted:
             child.inside = at.whole or at.inside
         pending += at.children.values()
     return root
+
+
+class BaseReader(Protocol):
+    """What is read of the parent snapshot."""
+
+    def load_below(self, ref: DirRef) -> None: ...
+
+    def scan_segments(self, ref: DirRef) -> Iterator[Segment]: ...
+
+    def inode_of(self, row: Placed) -> Inode: ...
+
+    def lookup(self, ref: DirRef, name: bytes) -> Inode | None: ...
+
+    def link(self, links: RecordId | None, file_id: FileId) -> Inode | None: ...
+
+
+class Lookahead(Protocol):
+    """Looks ahead of the scanner. It is asked in the order of the walk."""
+
+    def take(self, path: bytes) -> PlainLook | None:
+        """What is known of the directory at an absolute path, once."""
+        ...
+
+    def looks_into(self, totals: Totals) -> bool:
+        """Whether it looks at the directories below one of that size by themselves."""
+        ...
+
+    def close(self) -> None: ...

@@ -15,7 +15,7 @@ READERS: Final = 2
 kernel ahead of them."""
 WORKERS_MAX: Final = 3
 """Of a crew, which leaves one processor to this process: what is left for it to do takes about as long for a file as
-what one worker does, and each takes 45 MB."""
+what one worker does, and each takes 35 MB of its own."""
 
 _T = TypeVar("_T")
 

@@ -13,9 +13,7 @@ import stat
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
-
-from pyroaring import BitMap64
+from typing import Final
 
 from repository.create.events import (
     Event,
@@ -28,79 +26,18 @@ from repository.create.events import (
     NodeFound,
 )
 from repository.create.exclude import CACHE_TAG_NAME, CACHE_TAG_SIGNATURE
-from repository.create.plan import Base, FileIds, ScanOptions, Wanted
+from repository.create.found import inode_of
+from repository.create.hardlinks import HardLinks
+from repository.create.plan import Base, BaseReader, FileIds, Lookahead, ScanOptions, Wanted
 from repository.create.skim import Known, Look, PlainLook, ScanCounts, differing, identity_of, same_file
-from repository.create.source import Directory, SourceError, Xattrs, kind_of, open_ancestor, open_root, xattrs_of
-from repository.format.inode import DirRef, Extent, ExtentsRef, Inode, NodeKind, Totals
-from repository.ids import FileId, RecordId
+from repository.create.source import Directory, SourceError, Xattrs, open_ancestor, open_root, xattrs_of
+from repository.format.inode import Inode, NodeKind
+from repository.ids import FileId
 from repository.notices import Notices
-from repository.trees.reader import Placed, Segment
 from repository.units import NS_PER_S
 
 RACY_NS: Final = 2 * NS_PER_S
 """FAT keeps times to two seconds; every other file system is finer."""
-
-
-class BaseReader(Protocol):
-    """What is read of the parent snapshot."""
-
-    def load_below(self, ref: DirRef) -> None: ...
-
-    def scan_segments(self, ref: DirRef) -> Iterator[Segment]: ...
-
-    def inode_of(self, row: Placed) -> Inode: ...
-
-    def lookup(self, ref: DirRef, name: bytes) -> Inode | None: ...
-
-    def link(self, links: RecordId | None, file_id: FileId) -> Inode | None: ...
-
-
-class Lookahead(Protocol):
-    """Looks ahead of the scanner. It is asked in the order of the walk."""
-
-    def take(self, path: bytes) -> PlainLook | None:
-        """What is known of the directory at an absolute path, once."""
-        ...
-
-    def looks_into(self, totals: Totals) -> bool:
-        """Whether it looks at the directories below one of that size by themselves."""
-        ...
-
-    def close(self) -> None: ...
-
-
-def inode_of(
-    found: os.stat_result,
-    file_id: FileId,
-    *,
-    xattrs: Xattrs = (),
-    target: bytes = b"",
-    size: int | None = None,
-    extents: tuple[Extent, ...] | ExtentsRef = (),
-    allocated_bytes: int = 0,
-) -> Inode:
-    """An inode with the attributes that one lstat told; `size` (bytes) where the reading knows it better."""
-    kind = kind_of(found.st_mode)
-    assert kind is not None
-    if size is None:
-        size = found.st_size if kind is NodeKind.FILE or kind is NodeKind.SYMLINK else 0
-    return Inode(
-        kind=kind,
-        file_id=file_id,
-        mode=stat.S_IMODE(found.st_mode),
-        uid=found.st_uid,
-        gid=found.st_gid,
-        rdev=found.st_rdev if kind is NodeKind.CHARACTER or kind is NodeKind.BLOCK else 0,
-        size=size,
-        nlink=found.st_nlink if kind is not NodeKind.DIRECTORY else 1,
-        atime_ns=found.st_atime_ns,
-        mtime_ns=found.st_mtime_ns,
-        ctime_ns=found.st_ctime_ns,
-        xattrs=xattrs,
-        target=target,
-        extents=extents,
-        allocated_bytes=allocated_bytes,
-    )
 
 
 @dataclass(slots=True)
@@ -127,6 +64,9 @@ class Scanner:
     snapshots branch.
     """
 
+    step_events: int = 64
+    """How many events one step gathers, of one directory."""
+
     def __init__(
         self,
         options: ScanOptions,
@@ -144,8 +84,7 @@ class Scanner:
         self._notices = notices
         self._racy_ns = base.time_ns - RACY_NS if base is not None else 0
         self._stack: list[Level] = []
-        self._links: dict[tuple[int, int], tuple[FileId, int]] = {}
-        self._links_taken = BitMap64()
+        self._hard_links = HardLinks(base, reader, self._racy_ns)
         self._mount_parents = frozenset(os.path.dirname(mount) for mount in options.mounts)
         self._held: list[Directory] = []
         self.events: deque[Event] = deque()
@@ -158,22 +97,26 @@ class Scanner:
         self._enter(None, b"", directory, base, wanted)
 
     def step(self) -> bool:
-        """Look at names until there is something to tell, or a directory is done with or entered. False when everything
-        has been told."""
-        if self.events:
+        """Look at names until there are `step_events` to tell, or a directory is done with or entered. False when
+        everything has been told."""
+        events = self.events
+        if events:
             return True
         self._let_go()
         if not self._stack:
             self._stop_ahead()
             return False
         level = self._stack[-1]
-        directories = self.counts.directories
+        counts, visit, most = self.counts, self._visit, self.step_events
+        directories = counts.directories
         for name, known in level.entries:
-            if not self._visit(level, name, known) and known is not None:
+            if not visit(level, name, known) and known is not None:
                 self._gone(level.frame, name)
-            if self.events or self.counts.directories != directories:
+            if len(events) >= most or counts.directories != directories:
                 return True
-        self.events.append(FrameDone(level.frame))
+        if events:
+            return True  # their directory is let go of when they were taken
+        events.append(FrameDone(level.frame))
         level.directory.release()
         self._stack.pop()
         return True
@@ -230,7 +173,8 @@ class Scanner:
                 self.counts.unchanged_bytes += known.size
             elif stat.S_ISREG(found.st_mode):
                 task = FileTask(directory, name, self._ids.fresh(), found.st_size)
-                self.events.append(FileFound(level.frame, name, task, linked=False, base=self._base_inode(known)))
+                base = None if known is None else self._base_inode(known)
+                self.events.append(FileFound(level.frame, name, task, False, base))
             else:
                 self.events.append(NodeFound(level.frame, name, self._special(directory, name, found)))
         except SourceError as error:
@@ -259,43 +203,31 @@ class Scanner:
         return inode_of(found, self._ids.fresh(), xattrs=directory.xattrs(name), target=target, size=size)
 
     def _visit_linked(self, level: Level, name: bytes, found: os.stat_result, base: Inode | None) -> None:
-        key = (found.st_dev, found.st_ino)
-        file_id, left = self._links.get(key, (FileId(0), found.st_nlink))
-        if file_id == 0:
-            file_id, first = self._first_name(level.directory, name, found, base)
-            if isinstance(first, FileTask):
-                self.events.append(FileFound(level.frame, name, first, linked=True, base=base))
-            else:
-                self.events.append(LinkedNode(first, unchanged=file_id in self._links_taken))
-                self._link_name(level, name, file_id, base)
+        file_id = self._hard_links.met(found)
+        if file_id is None:
+            file_id = self._first_name(level, name, found, base)
         else:
             self._link_name(level, name, file_id, base)
-        if left > 1:
-            self._links[key] = (file_id, left - 1)
-        else:
-            self._links.pop(key, None)
+        self._hard_links.note(found, file_id)
 
     def _link_name(self, level: Level, name: bytes, file_id: FileId, base: Inode | None) -> None:
         unchanged = base is not None and base.kind is NodeKind.LINK and base.file_id == file_id
         self.events.append(LinkFound(level.frame, name, file_id, unchanged))
 
-    def _first_name(
-        self, directory: Directory, name: bytes, found: os.stat_result, base: Inode | None
-    ) -> tuple[FileId, Inode | FileTask]:
-        """The inode of a hard-linked file that is met for the first time: known already, or to be read."""
-        if base is not None and base.kind is NodeKind.LINK and base.file_id not in self._links_taken:
-            assert self._base is not None
-            known = self._reader.link(self._base.links, base.file_id)
-            if known is not None and same_file(known, found, self._racy_ns):
-                self._links_taken.add(base.file_id)
-                self.counts.unchanged_files += 1
-                self.counts.unchanged_bytes += known.size
-                return base.file_id, known
-        if stat.S_ISREG(found.st_mode):
-            file_id = self._ids.fresh()
-            return file_id, FileTask(directory, name, file_id, found.st_size)
-        inode = self._special(directory, name, found)
-        return inode.file_id, inode
+    def _first_name(self, level: Level, name: bytes, found: os.stat_result, base: Inode | None) -> FileId:
+        """Tell of a hard-linked file that is met for the first time: known already, or to be read. Its id."""
+        known = self._hard_links.unchanged(found, base)
+        if known is None and stat.S_ISREG(found.st_mode):
+            task = FileTask(level.directory, name, self._ids.fresh(), found.st_size)
+            self.events.append(FileFound(level.frame, name, task, linked=True, base=base))
+            return task.file_id
+        if known is not None:
+            self.counts.unchanged_files += 1
+            self.counts.unchanged_bytes += known.size
+        inode = self._special(level.directory, name, found) if known is None else known
+        self.events.append(LinkedNode(inode, unchanged=known is not None))
+        self._link_name(level, name, inode.file_id, base)
+        return inode.file_id
 
     def _visit_directory(
         self, level: Level, name: bytes, found: os.stat_result, base: Inode | None, wanted: Wanted | None

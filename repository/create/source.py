@@ -215,6 +215,8 @@ def xattrs_of(target: int | bytes) -> Xattrs:
     found: list[tuple[bytes, bytes]] = []
     try:
         names = os.listxattr(target, follow_symlinks=follow)
+        if not names:
+            return ()
         for name in names:
             try:
                 found.append((os.fsencode(name), os.getxattr(target, name, follow_symlinks=follow)))

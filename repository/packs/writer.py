@@ -30,6 +30,8 @@ from repository.storage.volume import Volume
 
 RETIRED_MAX: Final = 4
 """Full packs that wait for a sync to seal them (256 MiB): one more, and the put that filled it seals them first."""
+RETIRED_RECORDS: Final = 65_536
+"""Their records, none of which is in a segment yet: each takes 0.3 KB of memory until then. So many, and the same."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -117,7 +119,8 @@ class PackWriter:
 
     def relieve(self) -> None:
         """Seal full packs when too many wait."""
-        if len(self._packs.retired) > RETIRED_MAX:
+        retired = self._packs.retired
+        if len(retired) > RETIRED_MAX or (retired and sum(map(len, tuple(retired))) >= RETIRED_RECORDS):
             with self._sync_lock:
                 self._seal_retired()
 

@@ -76,6 +76,8 @@ class Pen(NamedTuple):
 
     def put_xattrs(self, inodes: Sequence[Inode]) -> tuple[list[bytes | None], list[RecordId]]:
         """Encoded xattrs of each inode, None for those that went into records of their own; and these."""
+        if not any(inode.xattrs for inode in inodes):
+            return [b""] * len(inodes), []
         inline: list[bytes | None] = []
         long: list[bytes] = []
         for inode in inodes:
@@ -95,10 +97,27 @@ def entry_totals(inode: Inode) -> Totals:
     return Totals(1, inode.size if inode.kind is NodeKind.FILE else 0)
 
 
+def _summed(inodes: Sequence[Inode]) -> tuple[int, Totals]:
+    """How many directories are among them, and the sum of their `entry_totals`."""
+    directories = files = content_bytes = 0
+    for inode in inodes:
+        kind = inode.kind
+        if kind is NodeKind.DIRECTORY:
+            directories += 1
+            files += inode.totals.files
+            content_bytes += inode.totals.content_bytes
+        else:
+            files += 1
+            if kind is NodeKind.FILE:
+                content_bytes += inode.size
+    return directories, Totals(files, min(content_bytes, SIZE_MAX_BYTES))
+
+
 def _weight(inode: Inode) -> int:
     weight = 1 + len(inode.target) // _TARGET_BYTES_PER_WEIGHT
-    if not isinstance(inode.extents, ExtentsRef):
-        weight += len(inode.extents) // _EXTENTS_PER_WEIGHT
+    extents = inode.extents
+    if not isinstance(extents, ExtentsRef):
+        weight += len(extents) // _EXTENTS_PER_WEIGHT
     return weight
 
 
@@ -128,9 +147,9 @@ class _Entries(Storey[bytes, Entry, ListedSegment]):
         for group in groups:
             inodes = [inode for _, inode in group]
             inline, records = self._pen.put_xattrs(inodes)
-            directories = sum(1 for inode in inodes if inode.kind is NodeKind.DIRECTORY)
+            directories, total = _summed(inodes)
             payloads.append(encode_attributes(inodes, inline, records, directories))
-            totals.append(sum_totals([entry_totals(inode) for inode in inodes]))
+            totals.append(total)
         attrs = self._pen.put(RecordKind.DIR_ATTRS, payloads)
         return [
             ListedSegment(group[-1].name, content_id, attrs_id, len(group), *total)

@@ -79,13 +79,12 @@ class Splitter(Generic[I]):
 
     def feed(self, items: Iterable[I]) -> Iterator[list[I]]:
         """Takes `items`; yields each group that a border completes."""
+        weigh, least, most = self._weigh, self._least, self._most
         for item in items:
             self.pending.append(item)
-            weight, digest = self._weigh(item)
+            weight, digest = weigh(item)
             self._weight += weight
-            if self._weight < self._least:
-                continue
-            if digest < weight * self._border_below or self._weight >= self._most:
+            if self._weight >= least and (digest < weight * self._border_below or self._weight >= most):
                 yield self.flush()
 
     def flush(self) -> list[I]:

@@ -50,7 +50,8 @@ class TreeWriter:
         """
         ordered = sorted(changes.items())
         if base.content is None or base.attrs is None:
-            return self.write_directory(Entry(name, inode) for name, inode in ordered if inode is not None)
+            entries = [Entry(name, self._prepare(inode)) for name, inode in ordered if inode is not None]
+            return self._named(build(self._directory, entries))
         if not ordered:
             return base, self._reader.totals(base)
         edits = [(name, None if inode is None else Entry(name, self._prepare(inode))) for name, inode in ordered]
@@ -132,10 +133,11 @@ class TreeWriter:
 
     def _prepare(self, inode: Inode) -> Inode:
         """`inode` with its extents in a form that an entry can hold."""
-        if isinstance(inode.extents, ExtentsRef) or len(inode.extents) <= INLINE_EXTENTS_MAX:
+        extents = inode.extents
+        if isinstance(extents, ExtentsRef) or len(extents) <= INLINE_EXTENTS_MAX:
             return inode
-        allocated = sum(extent.length for extent in inode.extents)
-        return replace(inode, extents=self.write_extents(inode.extents), allocated_bytes=allocated)
+        allocated = sum(extent.length for extent in extents)
+        return replace(inode, extents=self.write_extents(extents), allocated_bytes=allocated)
 
 
 def _edit_key(edit: tuple[int, object]) -> int:

@@ -50,7 +50,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Measures Ballast beside cp, tar with zstd, restic, borg 1.4, borg 2, S3QL, a pyfuse3 mount that "
         "does nothing and libfuse's passthrough, in turns; then how its costs grow; then prints every goal. "
         "Root, so that reads can be cold: before each step called cold, what is written is synced and "
-        "/proc/sys/vm/drop_caches gets a 3; mounts are read with a daemon that was just started.",
+        "/proc/sys/vm/drop_caches gets a 3; mounts are read with a daemon that was just started. "
+        "Peak memory is the sum over all processes of a step, with what they share counted once (PSS).",
     )
     parser.add_argument(
         "--tree", default="linux", metavar="PATH|linux[:PART]|synthetic",

@@ -16,7 +16,7 @@ from typing import Final
 from bench import steps
 from bench.ballast import BALLAST, Mount, ballast, new_repository
 from bench.data import FILES_PER_GROWING_DIRECTORY, add_small_files
-from bench.measure import Meter, drop_caches, resident_bytes
+from bench.measure import Meter, drop_caches, memory_bytes
 from bench.record import CPU, PEAK, Recorder, Sample, values_of
 
 MOUNTED: Final = "ballast-mount"
@@ -111,7 +111,7 @@ class Growing:
         self.mount.start()
         values["ready_s"] = self.mount.ready_s
         time.sleep(IDLE_AFTER_S)
-        values["idle_bytes"] = float(resident_bytes(self.mount.daemons))
+        values["idle_bytes"] = float(memory_bytes(self.mount.daemons))
         values |= self._delete(names[COMMITS // 2])
         self.keep(steps.growth(self.axis, scale), values)
 

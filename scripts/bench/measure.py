@@ -12,14 +12,15 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 import psutil
 
-SAMPLE_INTERVAL_S: Final = 0.04
+from bench import memory
+
 STDERR_SHOWN_CHARACTERS: Final = 300
 COMMAND_DEADLINE_S: Final = 1200.0
 """After which a command is killed: one that hangs must not take the other figures with it."""
@@ -35,60 +36,24 @@ class Usage:
     """The cost of one step.
 
     `wall_s` is the sum of `parts_s`; `cpu_s` user and system time of all processes; `peak_bytes` the largest
-    sum of their resident memory seen in one sample (pages that they share are counted in each).
+    sum seen of what they take in memory, in which a page that they share counts once. `resident`: not there, where
+    only resident sizes were to be had (`memory.Taken`).
     """
 
     wall_s: float
     cpu_s: float
     peak_bytes: int
     parts_s: Mapping[str, float]
-
-
-@dataclass(slots=True)
-class _Sampler:
-    """Looks at the memory of process trees from a thread, every SAMPLE_INTERVAL_S."""
-
-    roots: set[int]
-    peak_bytes: int = 0
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        self._thread = threading.Thread(target=self._loop, name="bench-sampler", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _loop(self) -> None:
-        while not self._stop.wait(SAMPLE_INTERVAL_S):
-            self.peak_bytes = max(self.peak_bytes, sum(_resident_bytes(pid) for pid in tuple(self.roots)))
-
-
-def _tree(pid: int) -> list[psutil.Process]:
-    with suppress(psutil.Error):
-        root = psutil.Process(pid)
-        return [root, *root.children(recursive=True)]
-    return []
-
-
-def _resident_bytes(pid: int) -> int:
-    total_bytes = 0
-    for process in _tree(pid):
-        with suppress(psutil.Error):
-            total_bytes += process.memory_info().rss
-    return total_bytes
+    resident: bool = False
 
 
 def _cpu_s(pids: Sequence[int]) -> float:
     """User and system time of daemons, with that of children which they waited for."""
     total_s = 0.0
     for pid in pids:
-        for process in _tree(pid):
+        for one in memory.tree(pid):
             with suppress(psutil.Error):
-                times = process.cpu_times()
+                times = psutil.Process(one).cpu_times()
                 total_s += times.user + times.system
     return total_s
 
@@ -102,7 +67,7 @@ class Meter:
 
     def __init__(self, daemons: Sequence[int] = ()) -> None:
         self._daemons = tuple(daemons)
-        self._sampler = _Sampler(set(daemons))
+        self._sampler = memory.Sampler(set(daemons))
         self._parts_s: dict[str, float] = {}
         self._children_cpu_s = 0.0
         self._daemons_cpu_s = 0.0
@@ -176,23 +141,24 @@ class Meter:
         return Usage(
             wall_s=sum(self._parts_s.values()),
             cpu_s=self._children_cpu_s + self._daemons_cpu_s,
-            peak_bytes=self._sampler.peak_bytes,
+            peak_bytes=self._sampler.peak.nbytes,
             parts_s=dict(self._parts_s),
+            resident=self._sampler.peak.resident,
         )
 
 
-def resident_bytes(pids: Sequence[int]) -> int:
-    """Resident memory of `pids` and their children now."""
-    return sum(_resident_bytes(pid) for pid in pids)
+def memory_bytes(pids: Sequence[int]) -> int:
+    """What `pids` and their children take in memory now, what they share counted once."""
+    return memory.taken([one for pid in pids for one in memory.tree(pid)]).nbytes
 
 
 def disk_read_bytes(pids: Sequence[int]) -> int:
     """What `pids` and their children had to fetch from a disk so far: shows that a cold read was one."""
     total_bytes = 0
     for pid in pids:
-        for process in _tree(pid):
+        for one in memory.tree(pid):
             with suppress(psutil.Error, OSError):
-                total_bytes += process.io_counters().read_bytes
+                total_bytes += psutil.Process(one).io_counters().read_bytes
     return total_bytes
 
 

@@ -16,6 +16,8 @@ from bench.measure import Usage
 WALL: Final = "wall_s"
 CPU: Final = "cpu_s"
 PEAK: Final = "peak_bytes"
+RESIDENT: Final = "peak_resident"
+"""1 where the peak counts shared pages in each process, as PSS could not be read; else it is not there."""
 RATE: Final = "rate"
 """Reads, bytes or files per second, as the step says."""
 AMOUNT: Final = "amount"
@@ -51,6 +53,8 @@ class Failure:
 def values_of(usage: Usage, amount: float | None = None) -> dict[str, float]:
     """A usage as the values of a sample; `amount` (bytes, reads, files) becomes a rate."""
     values = {WALL: usage.wall_s, CPU: usage.cpu_s, PEAK: float(usage.peak_bytes)}
+    if usage.resident:
+        values[RESIDENT] = 1.0
     if len(usage.parts_s) > 1:
         values |= {f"{name}_s": seconds for name, seconds in usage.parts_s.items()}
     if amount is not None and usage.wall_s > 0:

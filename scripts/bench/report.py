@@ -18,7 +18,7 @@ import psutil
 
 from bench import install, steps
 from bench.goals import DIRECT, MOUNTED, Outcome, counted, cpu_each, judge
-from bench.record import AMOUNT, BYTES, CPU, DISK, PEAK, RATE, WALL, Failure, Figures, Recorder, medians
+from bench.record import AMOUNT, BYTES, CPU, DISK, PEAK, RATE, RESIDENT, WALL, Failure, Figures, Recorder, medians
 
 MIB: Final = 1 << 20
 OURS: Final = (MOUNTED, DIRECT)
@@ -31,7 +31,7 @@ SIZES: Final = (
     steps.IMAGE,
     steps.GROWN_IMAGE,
 )
-PLAIN: Final = (WALL, CPU, PEAK, RATE, AMOUNT, DISK, BYTES, "wall_min_s", "wall_max_s")
+PLAIN: Final = (WALL, CPU, PEAK, RESIDENT, RATE, AMOUNT, DISK, BYTES, "wall_min_s", "wall_max_s")
 VERSION_COMMANDS: Final = {"restic": ["restic", "version"], "cp": ["cp", "--version"], "zstd": ["zstd", "--version"]}
 
 
@@ -45,6 +45,8 @@ class Report(TypedDict):
     data: dict[str, str | int]
     rounds: int
     cold_reads: bool
+    peaks: str
+    """What is summed up over the processes: `pss`, or `rss` where that could not be had everywhere."""
     finished: bool
     figures: Figures
     failures: list[dict[str, str]]
@@ -63,6 +65,7 @@ def make(recorder: Recorder, data: Mapping[str, str | int], rounds: int, work: P
         "data": dict(data),
         "rounds": rounds,
         "cold_reads": recorder.cold,
+        "peaks": "rss" if any(RESIDENT in sample.values for sample in recorder.samples) else "pss",
         "finished": finished,
         "figures": {
             step: {peer: {key: _rounded(value) for key, value in keys.items()} for peer, keys in peers.items()}
@@ -153,6 +156,8 @@ def table(report: Report) -> str:
     lines = [data, f"medians of {report['rounds']} round(s); the last columns: wall time over that peer's (CPU time)"]
     if not report["cold_reads"]:
         lines.append("The caches could not be dropped (not root): the reads are warm.")
+    if report["peaks"] == "rss":
+        lines.append("PSS could not be read of all processes: their peaks count the pages that they share in each.")
     if not report["finished"]:
         lines.append("Interrupted, or out of time: not every part was run.")
     growing = {steps.growth(axis, scale) for axis in steps.AXES for scale in steps.SCALES}

@@ -13,6 +13,7 @@ from repository.codec import Codec
 from repository.create import estimate
 from repository.create.command import CreateRequest, create_snapshot
 from repository.create.exclude import Excludes
+from repository.create.scan import Scanner
 from repository.create.source import Directory
 from repository.format.record import Buffer
 from repository.index.index import Index
@@ -114,6 +115,19 @@ def test_many_small_files_travel_together(repo: Repository, tree: Path, calls: C
     assert counts["find"] <= counts["submit"] + 2 * (DIRECTORIES + 30), "one look-up a batch, two a directory"
     assert counts["compress"] <= 2 * (DIRECTORIES + 30), "files are compressed in batches, trees alone"
     assert calls.counts["pwritev"] <= counts["find"] + 40
+
+
+def test_what_is_found_and_what_was_read_is_told_together(repo: Repository, files: Path, counted: Counted) -> None:
+    """In one directory: not a step of the scanner, and a word on the progress, for each file."""
+    for number in range(DIRECTORIES * FILES):
+        (files / f"f{number}").write_bytes(b"%d" % number)
+    age(files)
+    counts = counted(Scanner, "step")
+    counted(Told, "advance")
+    created, told = store(repo, files)
+    assert created.changed_files == told.done_files == DIRECTORIES * FILES
+    assert counts["step"] <= DIRECTORIES * FILES // 32 + 8 * len(files.parents)
+    assert counts["advance"] <= DIRECTORIES * FILES // 16 + 8 * len(files.parents)
 
 
 def test_an_unchanged_tree_costs_one_look_at_each_file(

@@ -358,6 +358,7 @@ def test_an_interrupted_create_leaves_nothing_open(
     repo: Repository, files: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     monkeypatch.setattr("repository.create.builder.BATCH_FILES", 5)
+    monkeypatch.setattr("repository.create.builder.TELL_FILES", 1)
     for number in range(12):
         (files / f"d{number}").mkdir()
         for name in ("a", "b", "c"):

@@ -78,6 +78,27 @@ def test_of_a_directory_with_one_change_the_rest_is_not_looked_at(
     assert not {b"f0", b"f1", b"f3", b"f4"} & set(looked)
 
 
+def test_the_crew_goes_home_when_nothing_is_left_to_ask(
+    repo: Repository, tree: Path, hired: list[Crew], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its memory counts while new directories behind those of the parent snapshot are stored."""
+    store(repo, tree)
+    (tree / "z").mkdir()
+    (tree / "z" / "new").write_bytes(b"new")
+    gone: list[bool] = []
+    real = Directory.names
+
+    def names(self: Directory) -> list[bytes]:
+        if self.path.endswith(b"/z"):
+            gone.extend(not Path(f"/proc/{pid}").exists() for pid in hired[0].pids())
+        return real(self)
+
+    monkeypatch.setattr(Directory, "names", names)
+    created, _ = store(repo, tree)
+    assert created.changed_files == 1
+    assert gone == [True, True]
+
+
 def test_it_is_given_up_where_most_differs(
     repo: Repository, tree: Path, hired: list[Crew], monkeypatch: pytest.MonkeyPatch
 ) -> None:
