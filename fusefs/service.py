@@ -170,7 +170,7 @@ class Service:
         handshake = Handshake(self._place.mountpoint, options) if handshakes_possible() else None
         self._mounted = handshake is not None
         try:
-            quickloop.install(handshake)
+            quickloop.install(handshake, self._workers.is_idle)
             pyfuse3.init(operations, self._place.mountpoint if handshake is None else handshake.path, options)
         except RuntimeError:
             raise VolumeError(f"The kernel refused to mount on {self._place.mountpoint}.") from None

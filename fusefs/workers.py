@@ -41,29 +41,41 @@ class Workers:
         self._allocate = trio.CapacityLimiter(ALLOCATE_THREADS)
         self._recover = trio.CapacityLimiter(RECOVER_THREADS)
         self._notify = trio.CapacityLimiter(1)
+        self._awaited = 0
 
     async def read(self, function: Callable[[*Ts], R], *args: *Ts) -> R:
         """`function(*args)` on a reader thread."""
-        return await trio.to_thread.run_sync(function, *args, limiter=self._read)
+        return await self._run(self._read, function, *args)
 
     async def write(self, function: Callable[[*Ts], R], *args: *Ts) -> R:
         """`function(*args)` on a writer thread."""
-        return await trio.to_thread.run_sync(function, *args, limiter=self._write)
+        return await self._run(self._write, function, *args)
 
     async def slow(self, function: Callable[[*Ts], R], *args: *Ts) -> R:
         """`function(*args)` on a thread for long work."""
-        return await trio.to_thread.run_sync(function, *args, limiter=self._slow)
+        return await self._run(self._slow, function, *args)
 
     async def allocate(self, function: Callable[[*Ts], R], *args: *Ts) -> R:
         """`function(*args)`, which may allocate a segment."""
-        return await trio.to_thread.run_sync(function, *args, limiter=self._allocate)
+        return await self._run(self._allocate, function, *args)
 
     async def recover(self, function: Callable[[*Ts], R], *args: *Ts) -> R:
         """`function(*args)`, which frees room or looks how much there is."""
-        return await trio.to_thread.run_sync(function, *args, limiter=self._recover)
+        return await self._run(self._recover, function, *args)
 
     async def notify(self, function: Callable[[*Ts], R], *args: *Ts) -> R:
         """`function(*args)`, which tells the kernel something and may block until a request of its own is answered.
         The one exception: abandoned on cancellation, as there is nothing in it to lose and the answer may never
         come."""
         return await trio.to_thread.run_sync(function, *args, limiter=self._notify, abandon_on_cancel=True)
+
+    def is_idle(self) -> bool:
+        """Whether nobody waits for one of them; who waits for the kernel (`notify`) does not count."""
+        return not self._awaited
+
+    async def _run(self, limiter: trio.CapacityLimiter, function: Callable[[*Ts], R], *args: *Ts) -> R:
+        self._awaited += 1
+        try:
+            return await trio.to_thread.run_sync(function, *args, limiter=limiter)
+        finally:
+            self._awaited -= 1

@@ -1,12 +1,17 @@
 """The lock that stands in for trio's under pyfuse3."""
 
 import os
+import threading
 from collections import Counter
+from collections.abc import Iterator
+from itertools import count
 
+import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from fusefs.quickloop import RUN_MAX, QuickLock, _QuickLowlevel
+from fusefs.quickloop import LUCK_MAX, PROBE_EVERY, RUN_MAX, SPIN_S, Patience, QuickLock, _QuickLowlevel
+from fusefs.workers import Workers
 
 
 async def test_the_lock_excludes_and_is_fair() -> None:
@@ -80,10 +85,68 @@ async def test_who_gives_up_waiting_leaves_the_lock_to_the_next() -> None:
         await got.wait()
 
 
-async def test_a_busy_device_does_not_starve_the_other_tasks() -> None:
-    reading, writing = os.pipe()
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+class Device:
+    """Has a request each time that it was asked so often since the last; never for None. Ten questions take SPIN_S."""
+
+    def __init__(self) -> None:
+        self.after: int | None = None
+        self.asked = 0
+        self._now = count()
+
+    def clock(self) -> float:
+        return next(self._now) * SPIN_S / 10
+
+    def ready(self) -> bool:
+        self.asked += 1
+        return self.after is not None and self.asked % self.after == 0
+
+
+def test_asking_again_goes_on_while_it_pays_and_ends_when_it_does_not() -> None:
+    device = Device()
+    patience = Patience(device.clock)
+    device.after = 3
+    probed = [patience.spin(device.ready) for _ in range(PROBE_EVERY)]
+    assert probed == [False] * (PROBE_EVERY - 1) + [True], "without luck it is tried now and then"
+    assert all(patience.spin(device.ready) for _ in range(5 * LUCK_MAX))
+    device.after = None
+    device.asked = 0
+    assert not any(patience.spin(device.ready) for _ in range(100 * PROBE_EVERY))
+    assert device.asked < 10 * (100 + LUCK_MAX), "a tenth of SPIN_S each"
+
+
+async def test_the_device_is_not_asked_again_while_others_have_something_to_do(pipe: tuple[int, int]) -> None:
+    workers = Workers()
+    quick = _QuickLowlevel(None, workers.is_idle)
+    assert quick._nobody_waits()
+    go_on = threading.Event()
+
+    async def waits() -> None:
+        await workers.read(go_on.wait, 10.0)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.lowlevel.checkpoint)
+        assert not quick._nobody_waits(), "a task is about to run"
+        await wait_all_tasks_blocked()
+        assert quick._nobody_waits()
+        nursery.start_soon(waits)
+        await wait_all_tasks_blocked()
+        assert not quick._nobody_waits(), "a worker will have something"
+        go_on.set()
+    assert quick._nobody_waits()
+
+
+async def test_a_busy_device_does_not_starve_the_other_tasks(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
     os.write(writing, b"x")
-    quick = _QuickLowlevel(None)
+    quick = _QuickLowlevel(None, lambda: True)
     turns = 0
 
     async def other() -> None:
@@ -92,15 +155,11 @@ async def test_a_busy_device_does_not_starve_the_other_tasks() -> None:
             turns += 1
             await trio.lowlevel.checkpoint()
 
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(other)
-            for _ in range(20 * (RUN_MAX + 1)):
-                await quick.wait_readable(reading)
-            nursery.cancel_scope.cancel()
-    finally:
-        os.close(reading)
-        os.close(writing)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        for _ in range(20 * (RUN_MAX + 1)):
+            await quick.wait_readable(reading)
+        nursery.cancel_scope.cancel()
     assert turns >= 15
 
 
