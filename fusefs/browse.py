@@ -17,7 +17,7 @@ import pyfuse3
 from fusefs import inodes
 from fusefs.attributes import FOREVER_S, attributes
 from fusefs.handles import FileHandle, Handles, ListingHandle, TreeHandle
-from fusefs.inodes import InodeNumber, Space, snapshot_directory_number, space_of
+from fusefs.inodes import InodeNumber, Space, serial_of, snapshot_directory_number, space_of
 from fusefs.listing import TreeListing
 from fusefs.neighbours import Neighbours
 from fusefs.nodes import SnapshotNodes
@@ -199,15 +199,12 @@ class Browse:
                 raise pyfuse3.FUSEError(errno.EBADF)
 
     async def opendir(self, number: int) -> pyfuse3.FileHandleT:
-        """A handle for listing; a made-up directory is listed as it is now."""
+        """A handle for listing; a made-up directory is listed as it is now. A snapshot's is looked at when something is
+        asked of it: what the kernel still knows, it does not ask for."""
         if space_of(number) is Space.SNAPSHOT_DIRECTORY:
-            directory, view = await self._nodes.directory(number)
+            view = await self._snapshots.view_of_serial(serial_of(number))
             self._nodes.used(number)
-            place = self._nodes.place(number)
-            if place is not None:
-                await self._neighbours.listed(place)
-            self._neighbours.entered(directory, place)
-            listing = TreeListing(self._trees, self._nodes, InodeNumber(number), view, directory)
+            listing = await self._listing(InodeNumber(number)) if self._neighbours.guesses else None
             await self._snapshots.opened(view.snapshot)
             return self._handles.add(TreeHandle(InodeNumber(number), view, listing))
         if number in (inodes.SNAPSHOTS, inodes.TRASH):
@@ -217,8 +214,10 @@ class Browse:
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Replies entries from the `start_id`-th on, until the kernel's buffer is full."""
         match self._handles.get(fh):
-            case TreeHandle(listing=listing):
-                await listing.reply(start_id, partial(pyfuse3.readdir_reply, token))
+            case TreeHandle() as tree:
+                if tree.listing is None:
+                    tree.listing = await self._listing(tree.number)
+                await tree.listing.reply(start_id, partial(pyfuse3.readdir_reply, token))
             case ListingHandle() as handle:
                 await self._list_special(handle, start_id, token)
             case _:
@@ -310,6 +309,15 @@ class Browse:
         return text
 
     # listing
+
+    async def _listing(self, number: InodeNumber) -> TreeListing:
+        """A snapshot's directory, and what is likely to be asked for with it."""
+        directory, view = await self._nodes.directory(number)
+        place = self._nodes.place(number)
+        if place is not None:
+            await self._neighbours.listed(place)
+        self._neighbours.entered(directory, place)
+        return TreeListing(self._trees, self._nodes, number, view, directory)
 
     def _special_names(self, number: int) -> list[bytes]:
         match number:

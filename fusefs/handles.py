@@ -30,13 +30,13 @@ class FileHandle(NamedTuple):
     place: Place | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TreeHandle:
-    """An open directory of a snapshot."""
+    """An open directory of a snapshot. `listing` is None until somebody wants it."""
 
     number: InodeNumber
     view: View
-    listing: TreeListing
+    listing: TreeListing | None
 
 
 @dataclass(frozen=True, slots=True)

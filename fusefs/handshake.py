@@ -2,8 +2,8 @@
 
 libfuse writes the answer to the kernel's INIT by itself. So pyfuse3 is given one end of a socket pair as its device
 (`/dev/fd/N`, which libfuse takes for a device that is mounted already). Here the INIT is handed on, the answer is taken
-out, flags are added, and the real device takes the socket's number. All of this happens when pyfuse3 is about to read
-for the first and for the second time (see `quickloop.py`), in steps without an `await`.
+out, flags are added, and the real device takes the socket's number (`answers.py`). All of this happens when pyfuse3 is
+about to read for the first and for the second time (see `quickloop.py`), in steps without an `await`.
 
 - HANDLE_KILLPRIV_V2: without it the kernel asks for `security.capability` before each single write.
 - DONT_MASK: without it the kernel applies the umask before a default ACL could take its place.
@@ -19,6 +19,7 @@ import subprocess
 from collections.abc import Set
 from typing import Final
 
+from fusefs.answers import Answers
 from repository.errors import VolumeError
 
 _log = logging.getLogger(__name__)
@@ -42,8 +43,9 @@ _FLAGS: Final = struct.Struct("<I")
 class Handshake:
     """The device of one mount, until pyfuse3 has it."""
 
-    def __init__(self, mountpoint: str, options: Set[str]) -> None:
-        """Mounts. Raises VolumeError where the kernel or fusermount3 refuses."""
+    def __init__(self, mountpoint: str, options: Set[str], answers: Answers) -> None:
+        """Mounts. Raises VolumeError where the kernel or fusermount3 refuses. `answers` gets the device in the end."""
+        self._answers: Final = answers
         self._device: Final = _mount(mountpoint, options)
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.number: Final = theirs.detach()
@@ -72,9 +74,7 @@ class Handshake:
             _FLAGS.pack_into(answer, _ANSWER_FLAGS_OFFSET, flags | granted)
             _log.debug("handshake.done", extra={"granted": hex(granted)})
         os.write(self._device, answer)
-        os.dup2(self._device, self.number, inheritable=False)
-        os.close(self._device)
-        self._ours.close()
+        self._answers.attach(self._device, self.number, self._ours)
         self.done = True
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import trio
 
 from fusefs import heap, mountpoints
+from fusefs.answers import Answers
 from fusefs.browse import Browse
 from fusefs.committer import Committer
 from fusefs.daemon import ForegroundReport, Report, run_in_background
@@ -92,6 +93,7 @@ class _Mount:
         self._settings = settings
         self._report = report
         self._workers = Workers()
+        self._answers = Answers(self._workers.is_telling)
 
     async def run(self) -> None:
         await Service(self._place, self._workers).run(self._compose, self._report)
@@ -129,7 +131,8 @@ class _Mount:
             actions=None,
         )
         return Composition(
-            Operations(browse, None, self._statfs(repository)),
+            Operations(browse, None, self._statfs(repository), self._answers),
+            self._answers,
             close=repository.close,
             tasks=[
                 Eviction(places, trees, self._workers, self._place.mountpoint, browse.open_directories).run,
@@ -169,7 +172,8 @@ class _Mount:
             actions=committer,
         )
         return Composition(
-            Operations(browse, session.ops, self._statfs(repository)),
+            Operations(browse, session.ops, self._statfs(repository), self._answers),
+            self._answers,
             close=repository.close,
             hurry=repository.recovery.stop,
             session=session,

@@ -84,6 +84,11 @@ class Neighbours:
         self._by_name = 0
         """Above 0: files are read by name, as `tar` does; `cp` reads them by number."""
 
+    @property
+    def guesses(self) -> int:
+        """Above 0: files are read one directory after the other, and those of the next would be fetched (`entered`)."""
+        return self._guesses
+
     def missed(self, place: Place, size: int) -> None:
         """A reader has to wait for the file at `place`."""
         if size > SMALL_BYTES:

@@ -10,10 +10,11 @@ from typing import Final
 
 import pyfuse3
 
+from fusefs.answers import Answers
 from fusefs.browse import Browse
 from fusefs.errnos import boundary
 from fusefs.handles import is_browse_handle
-from fusefs.inodes import is_live
+from fusefs.inodes import Space, is_live, space_of
 from fusefs.live_ops import LiveOps
 from repository.errors import ReadOnlyError, RefusedError
 from repository.live.attributes import Wanted
@@ -28,8 +29,9 @@ class Operations(pyfuse3.Operations):
     enable_writeback_cache = False
     enable_acl = True
 
-    def __init__(self, browse: Browse, live: LiveOps | None, statfs: StatFs) -> None:
+    def __init__(self, browse: Browse, live: LiveOps | None, statfs: StatFs, answers: Answers) -> None:
         super().__init__()
+        self._answers: Final = answers
         self._browse: Final = browse
         self._live_ops: Final = live
         self._statfs: Final = statfs
@@ -245,7 +247,10 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileHandleT:
         if is_live(inode):
             return await self._live(inode).opendir(inode)
-        return await self._browse.opendir(inode)
+        handle = await self._browse.opendir(inode)
+        if space_of(inode) is Space.SNAPSHOT_DIRECTORY:
+            self._answers.keep_listing()
+        return handle
 
     @boundary
     async def readdir(self, fh: pyfuse3.FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:

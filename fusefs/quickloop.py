@@ -3,18 +3,21 @@
 pyfuse3 looks trio up under its own global name `trio`, which it replaces itself for asyncio. `install` puts a namespace
 there that differs in three things: a lock that nobody holds is taken without a checkpoint, a device that is readable
 already is not waited for, and one that will be in a moment is asked again until it is. Every RUN_MAX requests other
-tasks get their turn.
+tasks get their turn. Who takes the lock is about to read a request: an answer that was held back (`answers.py`) leaves
+before.
 """
 
 import select
 import time
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Final
 
 import pyfuse3
 import trio
 
+from fusefs.answers import Answers
 from fusefs.handshake import Handshake
 
 RUN_MAX: Final = 16
@@ -37,7 +40,8 @@ class QuickLock:
     without waiting has the lock again by then, so they do not take turns over every single request.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, answers: Answers | None = None) -> None:
+        self._deliver: Callable[[], None] = answers.deliver if answers is not None else _nothing
         self._held = False
         self._woken = False
         """Somebody was woken for the lock and had no turn yet."""
@@ -45,10 +49,11 @@ class QuickLock:
         self._watch: _Watch | None = None
 
     async def __aenter__(self) -> None:
+        self._deliver()
+        if self._watch is None:
+            self._watch = _Watch(self)
+            trio.lowlevel.add_instrument(self._watch)
         while self._held:
-            if self._watch is None:
-                self._watch = _Watch(self)
-                trio.lowlevel.add_instrument(self._watch)
             await self._waiting.park()
             self._woken = False
         self._held = True
@@ -59,10 +64,16 @@ class QuickLock:
         self._held = False
 
     def wake(self) -> None:
-        """Between two tasks: wakes who waits longest, if the lock is free."""
+        """Between two tasks: wakes who waits longest, if the lock is free. What a task answered last leaves, though it
+        takes the lock no more."""
+        self._deliver()
         if not self._held and not self._woken and self._waiting:
             self._woken = True
             self._waiting.unpark()
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Watch(trio.abc.Instrument):
@@ -143,14 +154,14 @@ class _QuickLowlevel:
 class _QuickTrio:
     """What pyfuse3 uses of trio."""
 
-    Lock = QuickLock
     open_nursery = staticmethod(trio.open_nursery)
     ClosedResourceError = trio.ClosedResourceError
 
-    def __init__(self, handshake: Handshake | None, is_idle: Callable[[], bool]) -> None:
+    def __init__(self, handshake: Handshake | None, answers: Answers, is_idle: Callable[[], bool]) -> None:
+        self.Lock = partial(QuickLock, answers)
         self.lowlevel = _QuickLowlevel(handshake, is_idle)
 
 
-def install(handshake: Handshake | None, is_idle: Callable[[], bool]) -> None:
+def install(handshake: Handshake | None, answers: Answers, is_idle: Callable[[], bool]) -> None:
     """Before `pyfuse3.main`, once per mount. `handshake` has its turn before the first requests."""
-    setattr(pyfuse3, "trio", _QuickTrio(handshake, is_idle))  # noqa: B010  the stubs do not know the name
+    setattr(pyfuse3, "trio", _QuickTrio(handshake, answers, is_idle))  # noqa: B010  the stubs do not know the name

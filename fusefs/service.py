@@ -17,6 +17,7 @@ import pyfuse3
 import trio
 
 from fusefs import control, mountpoints, quickloop
+from fusefs.answers import Answers
 from fusefs.daemon import Report
 from fusefs.handshake import Handshake
 from fusefs.handshake import possible as handshakes_possible
@@ -56,6 +57,7 @@ class Composition:
     thread) lets go of the repository."""
 
     operations: pyfuse3.Operations
+    answers: Answers
     close: Callable[[], None]
     hurry: Callable[[], None] | None = None
     session: Session | None = None
@@ -152,7 +154,7 @@ class Service:
             raise self._failure
 
     async def _serve(self, nursery: trio.Nursery, parts: Composition, report: Report) -> None:
-        device = self._mount(parts.operations)
+        device = self._mount(parts)
         await self._start(nursery, parts, device)
         report.ready()
         _log.info("mount.ready", extra={"mountpoint": self._place.mountpoint, "read_only": self._place.read_only})
@@ -164,14 +166,15 @@ class Service:
             _log.info("mount.ending", extra={"reason": reason})
             self._ending.set()
 
-    def _mount(self, operations: pyfuse3.Operations) -> tuple[int, int]:
+    def _mount(self, parts: Composition) -> tuple[int, int]:
         """Mounts and returns the mount's device number."""
         options = self._place.options()
-        handshake = Handshake(self._place.mountpoint, options) if handshakes_possible() else None
+        possible = handshakes_possible()
+        handshake = Handshake(self._place.mountpoint, options, parts.answers) if possible else None
         self._mounted = handshake is not None
         try:
-            quickloop.install(handshake, self._workers.is_idle)
-            pyfuse3.init(operations, self._place.mountpoint if handshake is None else handshake.path, options)
+            quickloop.install(handshake, parts.answers, self._workers.is_idle)
+            pyfuse3.init(parts.operations, self._place.mountpoint if handshake is None else handshake.path, options)
         except RuntimeError:
             raise VolumeError(f"The kernel refused to mount on {self._place.mountpoint}.") from None
         self._mounted = self._initialised = True
@@ -288,6 +291,8 @@ class Service:
         if self._serving and not self._fuse_ended.is_set():
             pyfuse3.terminate()
             await self._fuse_ended.wait()
+        if parts is not None:
+            parts.answers.close()
         if self._initialised:
             pyfuse3.close(unmount=True)
         if self._mounted and mountpoints.mounted_at(self._place.mountpoint) is not None:

@@ -42,6 +42,7 @@ class Workers:
         self._recover = trio.CapacityLimiter(RECOVER_THREADS)
         self._notify = trio.CapacityLimiter(1)
         self._awaited = 0
+        self._telling = 0
 
     async def read(self, function: Callable[[*Ts], R], *args: *Ts) -> R:
         """`function(*args)` on a reader thread."""
@@ -67,7 +68,15 @@ class Workers:
         """`function(*args)`, which tells the kernel something and may block until a request of its own is answered.
         The one exception: abandoned on cancellation, as there is nothing in it to lose and the answer may never
         come."""
-        return await trio.to_thread.run_sync(function, *args, limiter=self._notify, abandon_on_cancel=True)
+        self._telling += 1
+        try:
+            return await trio.to_thread.run_sync(function, *args, limiter=self._notify, abandon_on_cancel=True)
+        finally:
+            self._telling -= 1
+
+    def is_telling(self) -> bool:
+        """Whether somebody may be telling the kernel something, on another thread."""
+        return bool(self._telling)
 
     def is_idle(self) -> bool:
         """Whether nobody waits for one of them; who waits for the kernel (`notify`) does not count."""

@@ -28,18 +28,20 @@ class Outcome(NamedTuple):
     shortage: str
 
 
+class Deletion(NamedTuple):
+    """Snapshots that went, or would go: their slots as they were, what their collection gives back, and the rest."""
+
+    slots: list[Slot]
+    nbytes: int | None
+    outcome: Outcome
+
+
 def run(args: argparse.Namespace) -> int:
     """Move snapshots to the trash, or say what that would free. All are looked for before the first goes.
 
     While the reserve isn't whole they are collected at once.
     """
-    with reading(args.repo) as repo:
-        slots = _found(repo, args.names)
-        nbytes = _freed_bytes(repo, slots, exactly=args.dry_run)
-        whole = repo.space.reserve().whole
-    outcome = Outcome(0, whole, whole, "")
-    if not args.dry_run:
-        outcome = _delete(args.repo, [id_text(slot.snapshot_id) for slot in slots], whole)
+    slots, nbytes, outcome = _rehearsed(args.repo, args.names) if args.dry_run else _delete(args.repo, args.names)
     if args.json:
         print_json(
             {
@@ -52,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
         )
     else:
         names = ", ".join(slot.name for slot in slots)
+        whole = outcome.whole
         print_line(_planned(names, nbytes, whole) if args.dry_run else _done(names, nbytes, args.repo, outcome))
     return EXIT_DONE
 
@@ -77,31 +80,50 @@ def _freed_bytes(repo: Repository, slots: list[Slot], *, exactly: bool) -> int |
         return None  # deleting does not depend on it
 
 
-def _delete(repo: str, wanted: list[str], was_whole: bool) -> Outcome:
-    """Here, or where a mount holds the lock, there."""
+def _rehearsed(repo: str, names: list[str]) -> Deletion:
+    """Nothing is written."""
+    with reading(repo) as opened:
+        slots = _found(opened, names)
+        nbytes = _freed_bytes(opened, slots, exactly=True)
+        whole = opened.space.reserve().whole
+    return Deletion(slots, nbytes, Outcome(0, whole, whole, ""))
+
+
+def _delete(repo: str, names: list[str]) -> Deletion:
+    """Here, in one opening, or where a mount holds the lock, there."""
     try:
         with writing(repo) as opened:
-            return _delete_here(opened, wanted)
+            return _delete_here(opened, names)
     except LockedError as locked:
-        collected = 0
-        for one in wanted:
-            answer = through_mount(repo, "delete", {"snapshot": one}, locked)
-            nbytes = answer.get("collected_bytes")
-            collected += nbytes if isinstance(nbytes, int) else 0
-        with reading(repo) as opened:
-            whole = opened.space.reserve().whole
-            return Outcome(collected, was_whole, whole, "" if whole else opened.space.shortage())
+        return _delete_there(repo, names, locked)
 
 
-def _delete_here(repo: Repository, wanted: list[str]) -> Outcome:
+def _delete_here(repo: Repository, names: list[str]) -> Deletion:
+    slots = _found(repo, names)
+    nbytes = _freed_bytes(repo, slots, exactly=False)
     before = repo.space.reserve()
-    for one in wanted:
-        repo.delete(repo.find(one))
+    for slot in slots:
+        repo.delete(slot)
     collected = repo.recovery.deleted()
     if collected:  # no more than it took; but what else of them is garbage now is of no use to anybody
         collected += repo.recovery.collect(Safety.NONE, trash=False).freed_bytes
     whole = repo.space.reserve().whole
-    return Outcome(collected, before.whole, whole, "" if whole else repo.space.shortage())
+    return Deletion(slots, nbytes, Outcome(collected, before.whole, whole, "" if whole else repo.space.shortage()))
+
+
+def _delete_there(repo: str, names: list[str], locked: LockedError) -> Deletion:
+    with reading(repo) as opened:
+        slots = _found(opened, names)
+        nbytes = _freed_bytes(opened, slots, exactly=False)
+        was_whole = opened.space.reserve().whole
+    collected = 0
+    for slot in slots:
+        answer = through_mount(repo, "delete", {"snapshot": id_text(slot.snapshot_id)}, locked)
+        freed = answer.get("collected_bytes")
+        collected += freed if isinstance(freed, int) else 0
+    with reading(repo) as opened:
+        whole = opened.space.reserve().whole
+        return Deletion(slots, nbytes, Outcome(collected, was_whole, whole, "" if whole else opened.space.shortage()))
 
 
 def _size(nbytes: int | None) -> str:

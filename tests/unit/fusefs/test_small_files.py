@@ -14,6 +14,7 @@ import pyfuse3
 import pytest
 import trio
 
+from fusefs.answers import Answers
 from fusefs.browse import Browse
 from fusefs.flusher import CHANGE_COST
 from fusefs.inodes import live_number
@@ -74,7 +75,7 @@ class Kernel:
     """Asks for what the kernel asks for while `cp -a` copies small files into one directory."""
 
     def __init__(self, session: LiveSession) -> None:
-        self.ask: Final = Operations(cast(Browse, None), session.ops, cast(StatFs, None))
+        self.ask: Final = Operations(cast(Browse, None), session.ops, cast(StatFs, None), Answers(lambda: False))
         self._times: Final = pyfuse3.EntryAttributes()
         self._times.st_atime_ns = self._times.st_mtime_ns = 1_700_000_000_123_456_789
         self._directory = pyfuse3.InodeT(live_number(ROOT_FILE_ID))
