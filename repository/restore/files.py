@@ -42,6 +42,8 @@ class Listings(Protocol):
 
     def scan(self, ref: DirRef, after: bytes | None = None) -> Iterator[Entry]: ...
 
+    def file_names(self, content_id: RecordId, first: int, end: int) -> list[bytes]: ...
+
     def link(self, links: RecordId | None, file_id: FileId) -> Inode | None: ...
 
     def extents(self, inode: Inode, start: int, end: int) -> list[Extent]: ...
@@ -92,6 +94,23 @@ class FileWriter:
             nbytes += task.inode.size
         self._write_all(tasks, outcome)
         return outcome
+
+    def sweep(self, directories: Sequence[TargetDirectory], job: Job) -> None:
+        """Remove what somebody who died left of a job in hidden directories: half files stand under their own names
+        there. Where that cannot be read, all files go."""
+        for span in job.spans:
+            directory = directories[span.place]
+            if directory.hidden:
+                try:
+                    names = self.trees.file_names(span.content, span.first, span.end)
+                except DamagedError:
+                    directory.sweep(b"")
+                    continue
+                for name in names:
+                    directory.forget(name)
+        for place, name, _ in job.names:
+            if directories[place].hidden:
+                directories[place].forget(name)
 
     def put(self, directory: TargetDirectory, name: bytes, inode: Inode) -> Outcome:
         """Write one file of which the inode is at hand. Raises as `write`."""

@@ -53,8 +53,8 @@ class RestoringWork:
         attributes = Attributes(inherited_acls=job.inherited_acls)
         prefix = job_prefix(job.number)
         directories = [
-            TargetDirectory(fd, b"", None, fresh=fresh, inode=None, attributes=attributes, prefix=prefix)
-            for fd, fresh in zip(descriptors, job.fresh, strict=True)
+            TargetDirectory(fd, b"", None, fresh=fresh, hidden=hidden, inode=None, attributes=attributes, prefix=prefix)
+            for fd, fresh, hidden in zip(descriptors, job.fresh, job.hidden, strict=True)
         ]
         return self._writer.write(directories, job)
 
@@ -124,6 +124,7 @@ class Hands:
             _log.warning("restore.worker_lost", extra={"job": job.number})
             for directory in directories:
                 directory.sweep(job_prefix(job.number))
+            self._writer.sweep(directories, job)
             return self._writer.write(directories, job)
         if outcome.undone or outcome.undone_names:
             outcome.add(self._writer.write(directories, undone_job(job, outcome)))
@@ -142,6 +143,19 @@ class Hands:
         self._progress.advance(sum(extent.length for extent in stretch), 0)
 
     def let_go(self, directories: Sequence[TargetDirectory]) -> None:
+        """A job's directories, for which it did what it could."""
+        self.filled(directories)
+        self.release(directories)
+
+    def filled(self, directories: Sequence[TargetDirectory]) -> None:
+        """All that somebody would put into each of them is there; telling of one that does not get its name."""
+        for directory in directories:
+            try:
+                directory.filled()
+            except TargetError as error:
+                self._notices.problem(directory.path, str(error))
+
+    def release(self, directories: Sequence[TargetDirectory]) -> None:
         """Release each of them, telling what could not be set."""
         for directory in directories:
             try:

@@ -34,12 +34,13 @@ class FirstName(NamedTuple):
 
 @dataclass(slots=True)
 class Job:
-    """Files for the job's directories. `fresh`: of each of them, whether it holds only what is restored; `number`
+    """Files for the job's directories. `fresh` and `hidden`: what `TargetDirectory` says of each of them; `number`
     stands in the temporary names."""
 
     number: int
     inherited_acls: bool = False
     fresh: list[bool] = field(default_factory=list)
+    hidden: list[bool] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     names: list[FirstName] = field(default_factory=list)
     stretch: list[Extent] = field(default_factory=list)
@@ -78,16 +79,17 @@ class Outcome:
 def encode_job(job: Job) -> list[Buffer]:
     """The request of a job. Descriptors go beside it."""
     spans, names, stretch = list(map(tuple, job.spans)), list(map(tuple, job.names)), list(map(tuple, job.stretch))
-    return [marshal.dumps((job.number, job.inherited_acls, job.fresh, spans, names, stretch))]
+    return [marshal.dumps((job.number, job.inherited_acls, job.fresh, job.hidden, spans, names, stretch))]
 
 
 def decode_job(request: Buffer) -> Job:
     """The inverse."""
-    number, inherited_acls, fresh, spans, names, stretch = marshal.loads(request)
+    number, inherited_acls, fresh, hidden, spans, names, stretch = marshal.loads(request)
     return Job(
         number,
         inherited_acls,
         fresh,
+        hidden,
         list(map(Span._make, spans)),
         list(map(FirstName._make, names)),
         list(map(Extent._make, stretch)),
@@ -136,4 +138,4 @@ def decode_outcome(reply: Buffer) -> Outcome:
 def undone_job(job: Job, outcome: Outcome) -> Job:
     """What `outcome` left undone of `job`, as a job for the same directories."""
     names = [job.names[item] for item in outcome.undone_names]
-    return Job(job.number, job.inherited_acls, job.fresh, outcome.undone, names)
+    return Job(job.number, job.inherited_acls, job.fresh, job.hidden, outcome.undone, names)

@@ -7,10 +7,9 @@ of hard-linked files (a path for each).
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
-from typing import Final, Protocol
+from typing import Final
 
 from repository.errors import BallastError, DamagedError
 from repository.format.inode import DirRef, Entry, Inode, NodeKind
@@ -18,11 +17,13 @@ from repository.ids import FileId, RecordId
 from repository.notices import Notices
 from repository.ports import Progress
 from repository.restore.attributes import TargetError
+from repository.restore.batches import Batch, FirstNamed, Large, Stretch
 from repository.restore.files import WINDOW_BYTES, FileWriter, check_name, kept
 from repository.restore.hands import Hands
-from repository.restore.jobs import FirstName, Job, Outcome, Span
-from repository.restore.target import TargetDirectory, TargetFile, WhenThere
-from repository.trees.reader import Row
+from repository.restore.jobs import FirstName, Job, Span
+from repository.restore.rows import Row, Tree
+from repository.restore.target import TargetDirectory, WhenThere
+from repository.units import MIB
 
 __all__ = ["RestoreCounts", "Restorer", "WhenThere"]
 
@@ -30,18 +31,13 @@ JOB_FILES: Final = 256
 JOB_BYTES: Final = WINDOW_BYTES
 JOB_DIRECTORIES: Final = 64
 """Directories kept open for one job."""
-
-
-class Tree(Protocol):
-    """What is read of the snapshot."""
-
-    def load_below(self, ref: DirRef) -> None: ...
-
-    def scan_rows(self, ref: DirRef) -> Iterator[Row]: ...
-
-    def inode_of(self, row: Row) -> Inode: ...
-
-    def link(self, links: RecordId | None, file_id: FileId) -> Inode | None: ...
+HIDDEN_FILES_MIN: Final = 2
+"""Fewer files in a directory are renamed one by one: that costs as much as renaming the directory."""
+HIDDEN_FILES_MAX: Final = 4096
+HIDDEN_BYTES_MAX: Final = 256 * MIB
+"""What a killed restore may leave under the temporary name of a directory."""
+_FILE: Final = int(NodeKind.FILE)
+_DIRECTORY: Final = int(NodeKind.DIRECTORY)
 
 
 @dataclass(slots=True)
@@ -55,66 +51,15 @@ class RestoreCounts:
 
 
 @dataclass(slots=True)
-class _Batch:
-    """A job being put together, then on its way."""
-
-    job: Job
-    directories: list[TargetDirectory] = field(default_factory=list)
-    files: int = 0
-    nbytes: int = 0
-    future: "Future[Outcome] | None" = None
-
-    def place(self, directory: TargetDirectory) -> int:
-        """Which of the job's directories this is."""
-        if not self.directories or self.directories[-1] is not directory:
-            self.directories.append(directory.hold())
-            self.job.fresh.append(directory.fresh)
-        return len(self.directories) - 1
-
-    def add_row(self, directory: TargetDirectory, row: Row) -> None:
-        """One more regular file. What else stands between two of them is passed over by whoever does the job."""
-        place = self.place(directory)
-        content = row.content.files.origin
-        spans = self.job.spans
-        if spans and spans[-1].place == place and spans[-1].content == content:
-            spans[-1] = spans[-1]._replace(end=row.position + 1)
-        else:
-            spans.append(Span(place, content, row.attrs.columns.origin, row.position, row.position + 1))
-        self.files += 1
-        self.nbytes += row.stat.size
-
-    @property
-    def full(self) -> bool:
-        return self.files >= JOB_FILES or self.nbytes >= JOB_BYTES or len(self.directories) >= JOB_DIRECTORIES
-
-
-@dataclass(slots=True)
-class _Large:
-    """A file of which parts are on their way."""
+class _Frame:
+    """A directory on the way down. Its files were handed out before the first directory in it is entered."""
 
     directory: TargetDirectory
-    name: bytes
-    inode: Inode
-    file: TargetFile
-    failure: Exception | None = None
-    written: bool | None = None
-    """Whether it is there; None while that is open."""
-
-
-@dataclass(slots=True)
-class _Stretch:
-    """A part of a large file on its way."""
-
-    future: "Future[None]"
-    large: _Large
-
-
-@dataclass(slots=True)
-class _FirstNamed:
-    """Where the first name of a hard-linked file was restored; `way` while it may still be on its way."""
-
+    ref: DirRef
     names: tuple[bytes, ...]
-    way: "tuple[_Batch, int] | _Large | None"
+    unreadable: bool = False
+    """That was told."""
+    below: Iterator[Row] = iter(())
 
 
 class Restorer:
@@ -143,39 +88,59 @@ class Restorer:
         self._notices = notices
         self._progress = progress
         self._numbers = count(1)
-        self._batch = _Batch(Job(next(self._numbers)))
-        self._under_way: deque[_Batch | _Stretch | _Large] = deque()
-        self._filling: _Large | None = None
-        self._first_names: dict[FileId, _FirstNamed] = {}
+        self._batch = Batch(Job(next(self._numbers)))
+        self._under_way: deque[Batch | Stretch | Large] = deque()
+        self._filling: Large | None = None
+        self._first_names: dict[FileId, FirstNamed] = {}
         self._destination: TargetDirectory | None = None
         self.counts = RestoreCounts()
 
     def directory(self, destination: TargetDirectory, listing: DirRef) -> None:
         """Restore everything in `listing` into `destination`, which is let go of. Raises NoSpaceError, VolumeError."""
         self._destination = destination.hold()
-        stack: list[tuple[TargetDirectory, Iterator[Row], tuple[bytes, ...]]] = []
-        stack.append((destination, self._listing(listing), ()))
+        stack: list[_Frame] = []
         try:
+            self._enter(stack, destination, listing, ())
             while stack:
-                directory, rows, names = stack[-1]
+                frame = stack[-1]
                 try:
-                    child = self._rows(directory, rows, names)
+                    child = self._next_directory(frame)
                 except DamagedError as error:
-                    self._notices.problem(directory.path or b".", f"the rest of its listing cannot be read: {error}")
+                    self._unreadable(frame, error)
                     child = None
                 if child is None:
                     stack.pop()
-                    self._release(directory)
+                    self._release(frame.directory)
                     self._progress.advance(0, 0)
                     continue
                 opened, name, ref = child
-                stack.append((opened, self._listing(ref), (*names, name)))
+                self._enter(stack, opened, ref, (*frame.names, name))
             self._drain()
         finally:
-            for directory, _, _ in stack:
-                self._release(directory)
+            for frame in stack:
+                self._release(frame.directory)
             self._abandon()
             self._release(self._destination)
+
+    def _enter(self, stack: list[_Frame], directory: TargetDirectory, ref: DirRef, names: tuple[bytes, ...]) -> None:
+        """One level down: everything in `directory` but the directories is made or handed out."""
+        frame = _Frame(directory, ref, names)
+        stack.append(frame)
+        try:
+            self._tree.load_contents_below(ref)
+            for segment in self._tree.scan_contents(ref):
+                self._segment(directory, Row(*segment, 0), names)
+        except DamagedError as error:
+            self._unreadable(frame, error)
+        finally:
+            self._hands.filled([directory])
+        frame.below = self._directories(ref)
+
+    def _unreadable(self, frame: _Frame, error: DamagedError) -> None:
+        """Told once, though a listing is gone through twice."""
+        if not frame.unreadable:
+            self._notices.problem(frame.directory.path or b".", f"the rest of its listing cannot be read: {error}")
+        frame.unreadable = True
 
     def single(self, destination: TargetDirectory, entry: Entry) -> None:
         """Restore one file (anything that is not a directory) into `destination`, which is let go of."""
@@ -200,34 +165,74 @@ class Restorer:
         except (TargetError, DamagedError) as error:
             self._notices.problem(destination.path_of(name), str(error))
 
-    def _listing(self, ref: DirRef) -> Iterator[Row]:
-        self._tree.load_below(ref)
-        return self._tree.scan_rows(ref)
+    def _directories(self, ref: DirRef) -> Iterator[Row]:
+        for segment in self._tree.scan_contents(ref):
+            kinds = segment[2].files.kinds
+            row = kinds.find(NodeKind.DIRECTORY)
+            while row >= 0:
+                yield Row(*segment, row)
+                row = kinds.find(NodeKind.DIRECTORY, row + 1)
 
-    def _rows(
-        self, directory: TargetDirectory, rows: Iterator[Row], names: tuple[bytes, ...]
-    ) -> tuple[TargetDirectory, bytes, DirRef] | None:
-        """Restore what follows in a listing, up to the next directory: that, open, or None at the end."""
-        for row in rows:
-            kind = row.stat.kind
-            if kind is NodeKind.FILE and row.stat.size <= WINDOW_BYTES:
-                self._batch.add_row(directory, row)
-                if self._batch.full:
-                    self._send()
-                continue
-            name = row.name
+    def _inode(self, row: Row) -> Inode:
+        return self._tree.entry_at(row.content_id, row.attrs_id, row.position).inode
+
+    def _segment(self, directory: TargetDirectory, segment: Row, names: tuple[bytes, ...]) -> None:
+        """Hand out a segment's small files, and make what is neither that nor a directory."""
+        sizes = segment.content.files.plain_sizes()
+        first = files = nbytes = 0
+        for row, kind in enumerate(segment.content.files.kinds):
+            if kind == _FILE and sizes[row] <= WINDOW_BYTES:
+                files += 1
+                nbytes += sizes[row]
+                if self._batch.files + files >= JOB_FILES or self._batch.nbytes + nbytes >= JOB_BYTES:
+                    self._add(directory, segment, first, row + 1, files, nbytes)
+                    first, files, nbytes = row + 1, 0, 0
+            elif kind == _FILE:  # a span must not reach over it
+                self._add(directory, segment, first, row, files, nbytes)
+                first, files, nbytes = row + 1, 0, 0
+                self._other(directory, segment._replace(position=row), names)
+            elif kind != _DIRECTORY:
+                self._other(directory, segment._replace(position=row), names)
+        self._add(directory, segment, first, len(sizes), files, nbytes)
+
+    def _add(self, directory: TargetDirectory, segment: Row, first: int, end: int, files: int, nbytes: int) -> None:
+        """`files` more to the job. What else stands between two of them is passed over by whoever does it."""
+        if not files:
+            return
+        batch = self._batch
+        batch.job.spans.append(Span(batch.place(directory), segment.content_id, segment.attrs_id, first, end))
+        batch.files += files
+        batch.nbytes += nbytes
+        self._send_full()
+
+    def _send_full(self) -> None:
+        batch = self._batch
+        if batch.files >= JOB_FILES or batch.nbytes >= JOB_BYTES or len(batch.directories) >= JOB_DIRECTORIES:
+            self._send()
+
+    def _other(self, directory: TargetDirectory, row: Row, names: tuple[bytes, ...]) -> None:
+        """A link, a special file or a large one."""
+        name = row.name
+        try:
+            check_name(name)
+            inode = self._inode(row)
+            if inode.kind is NodeKind.LINK:
+                self._linked(directory, name, inode.file_id, names)
+                return
+            if not self._in_the_way(directory, name, inode):
+                self._made(directory, name, inode)
+        except (TargetError, DamagedError) as error:
+            self._notices.problem(directory.path_of(name), str(error))
+
+    def _next_directory(self, frame: _Frame) -> tuple[TargetDirectory, bytes, DirRef] | None:
+        """The next directory in that of `frame`, open; None where that was the last."""
+        for row in frame.below:
             try:
-                check_name(name)
-                if kind is NodeKind.LINK:
-                    self._linked(directory, name, row.stat.file_id, names)
-                    continue
-                inode = self._tree.inode_of(row)
-                if kind is NodeKind.DIRECTORY:
-                    return self._directory(directory, name, inode), name, inode.directory
-                if not self._in_the_way(directory, name, inode):
-                    self._made(directory, name, inode)
+                check_name(row.name)
+                inode = self._inode(row)
+                return self._directory(frame.directory, row.name, inode), row.name, inode.directory
             except (TargetError, DamagedError) as error:
-                self._notices.problem(directory.path_of(name), str(error))
+                self._notices.problem(frame.directory.path_of(row.name), str(error))
         return None
 
     def _directory(self, directory: TargetDirectory, name: bytes, inode: Inode) -> TargetDirectory:
@@ -240,7 +245,23 @@ class Restorer:
                 raise TargetError("a file stands where a directory belongs; nothing in it is restored")
             directory.remove(name)
         self.counts.directories += 1
-        return directory.make_directory(name, inode)
+        hidden = directory.fresh and self._is_quick(inode)
+        return directory.make_directory(name, inode, hidden=hidden)
+
+    def _is_quick(self, inode: Inode) -> bool:
+        """Whether the files of a directory are soon there, so that all of them may wait for that under one temporary
+        name."""
+        light = inode.totals.content_bytes <= HIDDEN_BYTES_MAX
+        try:
+            self._tree.load_contents_below(inode.directory)
+            files = self._tree.small_directory(inode.directory)
+            if files is None:
+                return light and HIDDEN_FILES_MIN <= self._tree.count(inode.directory) <= HIDDEN_FILES_MAX
+            if files.kinds.count(_FILE) < HIDDEN_FILES_MIN:
+                return False
+            return light or sum(size for size in files.plain_sizes() if size <= WINDOW_BYTES) <= HIDDEN_BYTES_MAX
+        except DamagedError:  # it is met again
+            return False
 
     def _in_the_way(self, directory: TargetDirectory, name: bytes, inode: Inode) -> bool:
         """Whether a file is there already, and counted as such; else it is counted as restored."""
@@ -251,7 +272,7 @@ class Restorer:
         self.counts.content_bytes += inode.size
         return False
 
-    def _made(self, directory: TargetDirectory, name: bytes, inode: Inode) -> "_Large | bool":
+    def _made(self, directory: TargetDirectory, name: bytes, inode: Inode) -> "Large | bool":
         """Make what is no regular file, or begin a large one; False for a small one, of which nothing was done."""
         if inode.kind is not NodeKind.FILE:
             lack = directory.make_special(name, inode)
@@ -260,10 +281,9 @@ class Restorer:
             return True
         return self._large(directory, name, inode) if inode.size > WINDOW_BYTES else False
 
-    def _large(self, directory: TargetDirectory, name: bytes, inode: Inode) -> _Large:
-        self._send()  # a span must not reach over it
+    def _large(self, directory: TargetDirectory, name: bytes, inode: Inode) -> Large:
         file = directory.create_file(name)
-        large = _Large(directory.hold(), name, inode, file)
+        large = Large(directory.hold(), name, inode, file)
         self._filling = large
         number = next(self._numbers)
         try:
@@ -271,14 +291,14 @@ class Restorer:
                 if large.failure is not None:
                     break
                 self._ahead([extent.chunk for extent in stretch])
-                self._sent(_Stretch(self._hands.fill(number, large.file.fd, stretch), large))
+                self._sent(Stretch(self._hands.fill(number, large.file.fd, stretch), large))
         except DamagedError as error:
             large.failure = error
         self._filling = None
         self._sent(large)
         return large
 
-    def _finish(self, large: _Large) -> None:
+    def _finish(self, large: Large) -> None:
         """All its parts are there, or it failed."""
         large.written = False
         try:
@@ -304,7 +324,7 @@ class Restorer:
             if there is not None and self._when_there is WhenThere.KEEP:
                 self.counts.kept += 1
                 return
-            source = self._reopen(first.names[:-1])
+            source = directory.hold() if first.names[:-1] == names else self._reopen(first.names[:-1])
             try:
                 directory.make_link(name, source, first.names[-1])
             finally:
@@ -314,23 +334,22 @@ class Restorer:
         inode = self._tree.link(self._links, file_id)
         if inode is None:
             raise DamagedError("its entry in the snapshot's table of hard links is missing")
-        way: tuple[_Batch, int] | _Large | None = None
+        way: tuple[Batch, int] | Large | None = None
         if not self._in_the_way(directory, name, inode):
             made = self._made(directory, name, inode)
-            way = made if isinstance(made, _Large) else None
+            way = made if isinstance(made, Large) else None
             if not made:
                 batch = self._batch
                 batch.job.names.append(FirstName(batch.place(directory), name, file_id))
                 batch.files += 1
                 batch.nbytes += inode.size
                 way = batch, len(batch.job.names) - 1
-                if batch.full:
-                    self._send()
-        self._first_names[file_id] = _FirstNamed((*names, name), way)
+                self._send_full()
+        self._first_names[file_id] = FirstNamed((*names, name), way)
 
-    def _arrived(self, first: _FirstNamed) -> bool:
+    def _arrived(self, first: FirstNamed) -> bool:
         """Wait for the first name; whether it is there."""
-        if isinstance(first.way, _Large):
+        if isinstance(first.way, Large):
             while first.way.written is None:
                 self._settle(self._under_way.popleft())
             written = first.way.written
@@ -348,38 +367,49 @@ class Restorer:
 
     def _reopen(self, names: tuple[bytes, ...]) -> TargetDirectory:
         """A directory of the destination again, never through a symlink."""
+        try:
+            return self._reopened(names)
+        except TargetError:  # it may have a temporary name until its files are there
+            self._drain()
+            return self._reopened(names)
+
+    def _reopened(self, names: tuple[bytes, ...]) -> TargetDirectory:
         assert self._destination is not None
         directory = self._destination.hold()
-        for name in names:
-            child = directory.open_directory(name, None)
+        try:
+            for name in names:
+                child = directory.open_directory(name, None)
+                self._release(directory)
+                directory = child
+        except TargetError:
             self._release(directory)
-            directory = child
+            raise
         return directory
 
     def _send(self) -> None:
         batch = self._batch
         if not batch.directories:
             return
-        self._batch = _Batch(Job(next(self._numbers)))
+        self._batch = Batch(Job(next(self._numbers)))
         batch.future = self._hands.write(batch.directories, batch.job)
         self._sent(batch)
 
-    def _sent(self, one: _Batch | _Stretch | _Large) -> None:
+    def _sent(self, one: Batch | Stretch | Large) -> None:
         self._under_way.append(one)
         while len(self._under_way) > self._hands.under_way_max:
             self._settle(self._under_way.popleft())
 
-    def _settle(self, one: _Batch | _Stretch | _Large) -> None:
+    def _settle(self, one: Batch | Stretch | Large) -> None:
         """Wait for what was handed out. Raises what ends the restore."""
         match one:
-            case _Batch():
+            case Batch():
                 assert one.future is not None
                 outcome = one.future.result()
                 one.directories = []
                 self.counts.files += outcome.files
                 self.counts.content_bytes += outcome.content_bytes
                 self.counts.kept += outcome.kept
-            case _Stretch():
+            case Stretch():
                 try:
                     one.future.result()
                 except (TargetError, DamagedError) as error:
@@ -387,7 +417,7 @@ class Restorer:
                 except BallastError:
                     self._filling = self._filling or one.large
                     raise
-            case _Large():
+            case Large():
                 self._finish(one)
 
     def _drain(self) -> None:
@@ -401,16 +431,16 @@ class Restorer:
         large = {id(self._filling): self._filling} if self._filling is not None else {}
         for one in (*self._under_way, self._batch):
             match one:
-                case _Batch():
+                case Batch():
                     if one.future is None or one.future.cancel():
                         self._hands.let_go(one.directories)
                     else:
                         one.future.exception()
-                case _Stretch():
+                case Stretch():
                     if not one.future.cancel():
                         one.future.exception()
                     large[id(one.large)] = one.large
-                case _Large():
+                case Large():
                     large[id(one)] = one
         for unfinished in large.values():
             if unfinished.written is None:
@@ -421,4 +451,4 @@ class Restorer:
         self._under_way.clear()
 
     def _release(self, directory: TargetDirectory) -> None:
-        self._hands.let_go([directory])
+        self._hands.release([directory])

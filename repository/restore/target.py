@@ -73,10 +73,12 @@ class TargetDirectory:
     """An open directory of the destination. When its last user lets go it gets its attributes and is closed.
 
     `path` is relative to the destination, for messages. `fresh`: it was made by this restore and holds only what this
-    restore puts there. `inode` None: what is there keeps its attributes. Thread safe.
+    restore puts there. `hidden`: it has a temporary name itself until all small files are in it, which need none then.
+    `inode` None: what is there keeps its attributes. Thread safe.
     """
 
-    __slots__ = ("_attributes", "_inode", "_lock", "_parent", "_prefix", "_users", "fd", "fresh", "path")
+    __slots__ = ("_attributes", "_filling", "_granted", "_inode", "_lock", "_parent", "_prefix", "_temporary", "_users",
+                 "fd", "fresh", "hidden", "path")  # fmt: skip
 
     def __init__(
         self,
@@ -88,11 +90,18 @@ class TargetDirectory:
         inode: Inode | None,
         attributes: Attributes,
         prefix: bytes = job_prefix(0),
+        hidden: bool = False,
+        temporary: bytes = b"",
     ) -> None:
+        """`temporary`: its name for now, in `parent`, where it is hidden."""
         self.fd = fd
         self.path = path
         self._prefix = prefix
         self.fresh = fresh
+        self.hidden = hidden
+        self._temporary = temporary
+        self._filling = 1
+        self._granted: dict[tuple[int, int, int], bool] = {}
         self._parent = parent.hold() if parent is not None else None
         self._inode = inode
         self._attributes = attributes
@@ -103,6 +112,28 @@ class TargetDirectory:
         with self._lock:
             self._users += 1
         return self
+
+    def fill(self) -> "TargetDirectory":
+        """`hold`, by somebody who will put files into it. Only while another does."""
+        with self._lock:
+            self._users += 1
+            self._filling += 1
+        return self
+
+    def filled(self) -> None:
+        """One of those who put files into it (whoever opened it is the first) is done; a hidden one gets its name with
+        the last. To be released nevertheless. Raises TargetError where it keeps the temporary one."""
+        with self._lock:
+            self._filling -= 1
+            if self._filling or not self._temporary:
+                return
+        assert self._parent is not None
+        try:
+            name = os.path.basename(self.path)
+            os.rename(self._temporary, name, src_dir_fd=self._parent.fd, dst_dir_fd=self._parent.fd)
+        except OSError as error:
+            left = os.fsdecode(self._temporary)
+            raise TargetError(f"it stays under the name '{left}' with all that is in it: {error.strerror}") from error
 
     def release(self) -> None:
         """Let go; the last one applies owner, mode and times, and closes. Raises TargetError once that is done."""
@@ -152,14 +183,25 @@ class TargetDirectory:
             raise failure(error) from error
         return Existing(stat.S_ISDIR(found.st_mode), stat.S_ISREG(found.st_mode), found.st_size, found.st_mtime_ns)
 
-    def make_directory(self, name: bytes, inode: Inode) -> "TargetDirectory":
-        """A new directory; until it is complete only its owner may look into it."""
+    def make_directory(self, name: bytes, inode: Inode, *, hidden: bool) -> "TargetDirectory":
+        """A new directory; until it is complete only its owner may look into it. `hidden` only in a fresh one, where
+        nothing can stand under the name."""
+        first = self._temporary_name() if hidden else name
         try:
-            os.mkdir(name, 0o700, dir_fd=self.fd)
-            fd = os.open(name, _DIRECTORY_FLAGS, dir_fd=self.fd)
+            os.mkdir(first, 0o700, dir_fd=self.fd)
+            fd = os.open(first, _DIRECTORY_FLAGS, dir_fd=self.fd)
         except OSError as error:
             raise failure(error) from error
-        return TargetDirectory(fd, self.path_of(name), self, fresh=True, inode=inode, attributes=self._attributes)
+        return TargetDirectory(
+            fd,
+            self.path_of(name),
+            self,
+            fresh=True,
+            inode=inode,
+            attributes=self._attributes,
+            hidden=hidden,
+            temporary=first if hidden else b"",
+        )
 
     def open_directory(self, name: bytes, inode: Inode | None) -> "TargetDirectory":
         """A directory that is there already; with `inode` it gets those attributes in the end."""
@@ -215,6 +257,8 @@ class TargetDirectory:
 
     def put_file(self, name: bytes, inode: Inode, data: bytes) -> str:
         """A file of which all bytes are at hand. Returns what of it is missing, as `Attributes.apply`."""
+        if self.hidden:
+            return self._put_at_once(name, inode, data)
         temporary = self._temporary_name()
         try:
             fd = os.open(temporary, _CREATE_FLAGS, 0o600, dir_fd=self.fd)
@@ -234,6 +278,40 @@ class TargetDirectory:
                 raise failure(error) from error
             raise
         return lack
+
+    def _put_at_once(self, name: bytes, inode: Inode, data: bytes) -> str:
+        """As `put_file`, under the final name."""
+        mode = inode.mode
+        plain = mode <= 0o777 and not inode.xattrs and not self._attributes.inherited_acls
+        try:
+            fd = os.open(name, _CREATE_FLAGS, mode if plain else 0o600, dir_fd=self.fd)
+        except OSError as error:
+            raise failure(error) from error
+        try:
+            try:
+                if data:
+                    write_at(fd, data, 0)
+                if plain and self._as_wished(fd, (inode.uid, inode.gid, mode)):
+                    os.utime(fd, ns=(inode.atime_ns, inode.mtime_ns))
+                    return ""
+                return self._attributes.apply(fd, inode)
+            finally:
+                os.close(fd)
+        except BaseException as error:
+            self.forget(name)
+            if isinstance(error, OSError):
+                raise failure(error) from error
+            raise
+
+    def _as_wished(self, fd: int, wished: tuple[int, int, int]) -> bool:
+        """Whether a new file has owner, group and mode as `wished` without more ado. In one directory the answer is
+        the same for all who wish the same: one of them is asked."""
+        answer = self._granted.get(wished)
+        if answer is None:
+            found = os.fstat(fd)
+            answer = (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == wished
+            self._granted[wished] = answer
+        return answer
 
     def _finish(self, temporary: bytes, name: bytes, prepare: Callable[[], str]) -> str:
         try:

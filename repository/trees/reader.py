@@ -8,11 +8,12 @@ from typing import Final, NamedTuple, Protocol
 from repository.errors import DamagedError
 from repository.format.attributes import Contents, inode_at
 from repository.format.extents import ExtentSegmentRef
+from repository.format.files import FileColumns
 from repository.format.inode import DirRef, Entry, Inode, NodeKind, Totals
 from repository.format.stats import Stat, stats_of
 from repository.format.tree import AttrsList, ContentList, DirAttrs, DirContent, ListedSegment
 from repository.ids import RecordId
-from repository.trees.ahead import load_below, load_levels
+from repository.trees.ahead import load_below, load_contents_below, load_levels
 from repository.trees.cache import NotCached, RecordCache, check_level, expect
 from repository.trees.extents import Content, ExtentReader, FileContent
 from repository.trees.links import LinksReader, sum_totals
@@ -25,7 +26,6 @@ __all__ = [
     "Page",
     "Placed",
     "RecordCache",
-    "Row",
     "Segment",
     "TreeReader",
     "sum_totals",
@@ -40,16 +40,6 @@ class EntryPlace(NamedTuple):
 
     content: RecordId
     attrs: RecordId
-    position: int
-
-
-class Row(NamedTuple):
-    """An entry of which only what `stat` shows was decoded; `TreeReader.inode_of` gives the rest."""
-
-    name: bytes
-    stat: Stat
-    content: DirContent
-    attrs: DirAttrs
     position: int
 
 
@@ -124,6 +114,10 @@ class TreeReader(ExtentReader, LinksReader):
         """For a walk over everything under `ref`, called for each directory of it: see `ahead.py`."""
         load_below(self.cache, ref)
 
+    def load_contents_below(self, ref: DirRef) -> None:
+        """As `load_below`, for `scan_contents`."""
+        load_contents_below(self.cache, ref)
+
     def entry_at(self, content_id: RecordId, attrs_id: RecordId, position: int) -> Entry:
         """The entry in row `position` of a segment. Raises IndexError where the segment is shorter."""
         content, attrs = self._pair(content_id, attrs_id)
@@ -160,6 +154,17 @@ class TreeReader(ExtentReader, LinksReader):
         nodes = self.cache.fetch([content_id for content_id, _ in places])
         found = zip(nodes, places, strict=True)
         return [expect(node, DirContent, content_id).names[row] for node, (content_id, row) in found]
+
+    def file_names(self, content_id: RecordId, first: int, end: int) -> list[bytes]:
+        """The names of regular files in rows `first` up to `end` of a content segment."""
+        content = expect(self.cache.get(content_id), DirContent, content_id)
+        rows = zip(content.names[first:end], content.files.kinds[first:end], strict=True)
+        return [name for name, kind in rows if kind == NodeKind.FILE]
+
+    def small_directory(self, ref: DirRef) -> FileColumns | None:
+        """The content of a directory of one segment; None for an empty or a larger one."""
+        node = None if ref.content is None else self.cache.get(ref.content)
+        return node.files if isinstance(node, DirContent) else None
 
     def unread_directories(self, content_id: RecordId, attrs_id: RecordId, position: int, most: int) -> list[RecordId]:
         """What is not in memory of the listings of a segment's directories, from the one in row `position` on; nothing
@@ -224,18 +229,22 @@ class TreeReader(ExtentReader, LinksReader):
             for row, (name, contents) in enumerate(zip(content.names, content.files.contents(), strict=True)):
                 yield Entry(name, self._inode(content, attrs, row, contents))
 
-    def scan_rows(self, ref: DirRef) -> Iterator[Row]:
-        """As `scan`, at a third of the cost for who needs few of the inodes."""
-        for content_id, attrs_id, ahead in self._segments(ref, None):
-            content, attrs = self._pair(content_id, attrs_id, ahead)
-            stats = stats_of(content.files, attrs.columns, 0)
-            for position, (name, stat) in enumerate(zip(content.names, stats, strict=True)):
-                yield Row(name, stat, content, attrs, position)
-
     def scan_segments(self, ref: DirRef) -> Iterator[Segment]:
         """The segments of a directory in order, for who knows their columns."""
         for content_id, attrs_id, ahead in self._segments(ref, None):
             yield Segment(content_id, attrs_id, *self._pair(content_id, attrs_id, ahead))
+
+    def scan_contents(self, ref: DirRef) -> Iterator[tuple[RecordId, RecordId, DirContent]]:
+        """As `scan_segments`, without attributes: whether these fit is seen by who reads them."""
+        if ref.content is None or ref.attrs is None:
+            return
+        node = self.cache.get(ref.content)
+        if isinstance(node, DirContent):
+            yield ref.content, ref.attrs, node
+            return
+        for content_id, attrs_id, ahead in self._segments(ref, None):
+            (node,) = self.cache.fetch((content_id,), ahead)
+            yield content_id, attrs_id, expect(node, DirContent, content_id)
 
     def inode_of(self, row: Placed) -> Inode:
         """The whole inode of a row."""
