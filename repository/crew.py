@@ -9,6 +9,7 @@ caller's.
 import contextlib
 import gc
 import os
+import select
 import signal
 import socket
 import struct
@@ -19,6 +20,7 @@ from types import TracebackType
 from typing import Final, NoReturn, Self, TypeVar
 
 from repository.format.record import Buffer
+from repository.trays import NO_TRAY, Trays
 
 ASKED_AT_ONCE: Final = 2
 """Requests that a worker should have: one is at work, the next is there when it is done."""
@@ -30,8 +32,9 @@ CORES_MIN: Final = 2
 SOCKET_BYTES: Final = 1 << 20
 """Wanted of the kernel for what is on its way; it gives what it may (400 KiB as a rule)."""
 
-_FRAME: Final = struct.Struct("<II")
-"""In front of a request or reply: its length in bytes, and how many descriptors come with it."""
+_FRAME: Final = struct.Struct("<III")
+"""In front of a request or reply: its length in bytes, how many descriptors come with it, and the tray for the reply or
+that it lies in (counted from 1; 0: none, it follows)."""
 _IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _T = TypeVar("_T")
@@ -52,14 +55,18 @@ def _threads() -> int:
     return threading.active_count()
 
 
-def hire(wanted: int, work: Work) -> "Crew | None":
-    """Fork `wanted` workers. None where that makes no sense, or is not safe: one processor, or other threads."""
+def hire(wanted: int, work: Work, *, trays: int = 0, tray_bytes: int = 0) -> "Crew | None":
+    """Fork `wanted` workers. None where that makes no sense, or is not safe: one processor, or other threads.
+
+    Each has so many `trays` for replies of up to `tray_bytes`; all others go through its socket. Whoever has waited for
+    a reply gives its tray back (`Asked.release`).
+    """
     if wanted < 1 or cores() < CORES_MIN or _threads() > 1:
         return None
     workers: list[_Worker] = []
     for _ in range(wanted):
         try:
-            workers.append(_fork(work))
+            workers.append(_fork(work, Trays(trays, tray_bytes)))
         except OSError:  # no memory, or too many processes: fewer will do
             break
     return Crew(workers) if workers else None
@@ -84,7 +91,8 @@ class Crew:
     def ask(self, request: Sequence[Buffer], descriptors: Sequence[int] = ()) -> memoryview:
         """Have one worker answer; returns when it has. `descriptors` are lent to it as copies of its own.
 
-        Meant to be called by ASKED_AT_ONCE threads for each worker. Raises WorkerLostError: nothing was answered.
+        Meant to be called by ASKED_AT_ONCE threads for each worker, of a crew without trays. Raises WorkerLostError:
+        nothing was answered.
         """
         return self.begin(request, descriptors).wait()
 
@@ -97,7 +105,13 @@ class Crew:
                 raise WorkerLostError("there is no worker left")
             worker = min(living, key=_asked)
             worker.asked += 1
-        return Asked(worker.begin(request, descriptors), lambda: self._answered(worker))
+            tray = worker.trays.take()
+        return Asked(worker, tray, worker.begin(request, descriptors, tray), lambda: self._answered(worker))
+
+    def least_asked(self) -> int:
+        """Requests under way for the worker that has the fewest; 0 where none is left, which `begin` tells."""
+        with self._lock:
+            return min([worker.asked for worker in self._workers if not worker.lost], default=0)
 
     def _answered(self, worker: "_Worker") -> None:
         with self._lock:
@@ -122,11 +136,17 @@ class Crew:
 class Asked:
     """A request under way."""
 
-    __slots__ = ("_done", "_wait")
+    __slots__ = ("_done", "_tray", "_wait", "_worker")
 
-    def __init__(self, wait: Callable[[], memoryview], done: Callable[[], None]) -> None:
+    def __init__(self, worker: "_Worker", tray: int, wait: Callable[[], memoryview], done: Callable[[], None]) -> None:
+        self._worker = worker
+        self._tray = tray
         self._wait = wait
         self._done = done
+
+    def ready(self) -> bool:
+        """Whether `wait` need not wait for work to be done. For one who waits in the order of asking."""
+        return self._worker.has_word()
 
     def wait(self) -> memoryview:
         """The answer, when it has come. To be called once. Raises WorkerLostError."""
@@ -135,27 +155,35 @@ class Asked:
         finally:
             self._done()
 
+    def release(self) -> None:
+        """The answer is not needed any more: another one may take its place in memory."""
+        self._worker.trays.give_back(self._tray)
+        self._tray = NO_TRAY
+
 
 class _Worker:
     """The parent's end of one worker. Replies come in the order of the requests."""
 
-    def __init__(self, pid: int, channel: socket.socket) -> None:
+    def __init__(self, pid: int, channel: socket.socket, trays: Trays) -> None:
         self.pid = pid
+        self.trays = trays
         self.lost = False
         self.asked = 0
         """Requests under way. Belongs to the crew."""
         self._channel = channel
+        self._poll = select.poll()
+        self._poll.register(channel, select.POLLIN)
         self._sending = threading.Lock()
         self._last = threading.Event()
         self._last.set()
         self._gone = False
 
-    def begin(self, request: Sequence[Buffer], descriptors: Sequence[int]) -> Callable[[], memoryview]:
+    def begin(self, request: Sequence[Buffer], descriptors: Sequence[int], tray: int) -> Callable[[], memoryview]:
         """Send. What is returned waits for those who asked before, and receives; it raises WorkerLostError."""
         mine = threading.Event()
         with self._sending:
             before, self._last = self._last, mine
-            sent = self._try(lambda: _send(self._channel, request, descriptors))
+            sent = self._try(lambda: _send(self._channel, request, descriptors, tray))
         return lambda: self._receive(before, mine, sent=sent is not None)
 
     def _receive(self, before: threading.Event, mine: threading.Event, *, sent: bool) -> memoryview:
@@ -163,7 +191,7 @@ class _Worker:
         try:
             before.wait()
             if sent:
-                reply = self._try(lambda: _reply(self._channel))
+                reply = self._try(lambda: _reply(self._channel, self.trays))
         finally:
             if reply is None:
                 self.lost = True
@@ -171,6 +199,10 @@ class _Worker:
         if reply is None:
             raise WorkerLostError("a worker died")
         return reply
+
+    def has_word(self) -> bool:
+        """Whether there is something to receive, or nothing will come any more."""
+        return self.lost or bool(self._poll.poll(0))
 
     def _try(self, call: Callable[[], _T]) -> _T | None:
         if self.lost:
@@ -209,10 +241,10 @@ def _asked(worker: _Worker) -> int:
 # --- both ends -----------------------------------------------------------------------------------------------------
 
 
-def _send(channel: socket.socket, parts: Sequence[Buffer], descriptors: Sequence[int] = ()) -> int:
+def _send(channel: socket.socket, parts: Sequence[Buffer], descriptors: Sequence[int] = (), tray: int = NO_TRAY) -> int:
     """Send a frame; returns how many bytes are in it. Raises OSError."""
     body = parts[0] if len(parts) == 1 else b"".join(parts)
-    head = _FRAME.pack(len(body), len(descriptors))
+    head = _FRAME.pack(len(body), len(descriptors), tray)
     if descriptors:
         socket.send_fds(channel, [head], list(descriptors))
     else:
@@ -221,21 +253,30 @@ def _send(channel: socket.socket, parts: Sequence[Buffer], descriptors: Sequence
     return len(body)
 
 
-def _request(channel: socket.socket) -> tuple[memoryview, list[int]]:
-    """The next request, and the descriptors that came with it. Raises OSError, EOFError."""
+def _request(channel: socket.socket) -> tuple[memoryview, list[int], int]:
+    """The next request, the descriptors that came with it, and the tray. Raises OSError, EOFError."""
     head, descriptors, _, _ = socket.recv_fds(channel, _FRAME.size, DESCRIPTORS_MAX)
     if len(head) < _FRAME.size:
         head += bytes(_fill(channel, _FRAME.size - len(head)))
-    length, count = _FRAME.unpack(head)
+    length, count, tray = _FRAME.unpack(head)
     if count != len(descriptors):
         raise EOFError
-    return _fill(channel, length), descriptors
+    return _fill(channel, length), descriptors, tray
 
 
-def _reply(channel: socket.socket) -> memoryview:
+def _answer(channel: socket.socket, parts: Sequence[Buffer], trays: Trays, tray: int) -> None:
+    """Leave a reply in its tray, or send it. Raises OSError."""
+    length = trays.fill(tray, parts)
+    if length:
+        channel.sendall(_FRAME.pack(length, 0, tray))
+    else:
+        _send(channel, parts)
+
+
+def _reply(channel: socket.socket, trays: Trays) -> memoryview:
     """The next reply. Raises OSError, EOFError."""
-    length, _ = _FRAME.unpack(_fill(channel, _FRAME.size))
-    return _fill(channel, length)
+    length, _, tray = _FRAME.unpack(_fill(channel, _FRAME.size))
+    return trays.read(tray, length) if tray != NO_TRAY else _fill(channel, length)
 
 
 def _fill(channel: socket.socket, length: int) -> memoryview:
@@ -253,7 +294,7 @@ def _fill(channel: socket.socket, length: int) -> memoryview:
 # --- the worker ----------------------------------------------------------------------------------------------------
 
 
-def _fork(work: Work) -> _Worker:
+def _fork(work: Work, trays: Trays) -> _Worker:
     """One more worker. Raises OSError."""
     ours, theirs = socket.socketpair()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED)  # until the worker has said what it does with them
@@ -263,24 +304,24 @@ def _fork(work: Work) -> _Worker:
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid == 0:
-            _live(theirs, work)
+            _live(theirs, work, trays)
     except OSError:
         ours.close()
         raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
-    return _Worker(pid, ours)
+    return _Worker(pid, ours, trays)
 
 
-def _live(channel: socket.socket, work: Work) -> NoReturn:
+def _live(channel: socket.socket, work: Work, trays: Trays) -> NoReturn:
     """The worker's life. It never comes back into the parent's code."""
     code = 1
     try:
         _settle(channel)
         while True:
             try:
-                request, descriptors = _request(channel)
+                request, descriptors, tray = _request(channel)
             except (EOFError, OSError):
                 code = 0
                 break
@@ -289,7 +330,8 @@ def _live(channel: socket.socket, work: Work) -> NoReturn:
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
-            _send(channel, reply)
+            _answer(channel, reply, trays, tray)
+            del reply  # or its bytes would be in memory beside those of the next
     finally:
         os._exit(code)
 

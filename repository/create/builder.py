@@ -7,8 +7,7 @@ are divided), and an unchanged directory is never written at all.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final, NamedTuple, Protocol
 
@@ -23,7 +22,7 @@ from repository.create.events import (
     NodeFound,
     Outcome,
 )
-from repository.create.ingest import Ingest
+from repository.create.ingest import Ingest, Reading
 from repository.create.readers import Readers
 from repository.create.scan import Scanner
 from repository.create.skim import same_inode
@@ -51,9 +50,6 @@ FLUSH_LINKS: Final = 65_536
 """Hard-linked inodes held in memory, about 40 MB, before the links table is written."""
 
 
-ReadBatch = Callable[[Sequence[FileTask]], list[Outcome]]
-
-
 class TreeSink(Protocol):
     """Writes directories and links tables."""
 
@@ -72,14 +68,14 @@ class Built(NamedTuple):
 class _Batch:
     """Tasks that travel together, and their outcomes once they are back. Holds their directories open."""
 
-    __slots__ = ("_directories", "_future", "_outcomes", "full", "nbytes", "tasks")
+    __slots__ = ("_directories", "_outcomes", "_reading", "full", "nbytes", "tasks")
 
     def __init__(self) -> None:
         self.tasks: list[FileTask] = []
         self.nbytes = 0
         self.full = False
         self._directories: list[Directory] = []
-        self._future: Future[list[Outcome]] | None = None
+        self._reading: Reading | None = None
         self._outcomes: list[Outcome] = []
 
     def add(self, task: FileTask) -> None:
@@ -91,16 +87,9 @@ class _Batch:
         self.nbytes += task.size_bytes
         self.full = len(tasks) >= BATCH_FILES or self.nbytes >= BATCH_BYTES or len(directories) >= BATCH_DIRECTORIES
 
-    def send(self, readers: Readers, read: ReadBatch) -> None:
-        """Have it read in a thread."""
-
-        def run() -> list[Outcome]:
-            try:
-                return read(self.tasks)
-            finally:
-                self._release()
-
-        self._future = readers.submit(run, more=self.full)
+    def begin(self, readers: Readers, ingest: Ingest, *, here: bool = False) -> None:
+        """Have it read by others, or `here`."""
+        self._reading = ingest.begin(self.tasks, readers.submit, here=here)
 
     def _release(self) -> None:
         for directory in self._directories:
@@ -108,20 +97,28 @@ class _Batch:
         self._directories.clear()
 
     @property
-    def sent(self) -> bool:
-        return self._future is not None
+    def begun(self) -> bool:
+        return self._reading is not None
 
-    def outcome(self, row: int) -> Outcome:
+    def ready(self) -> bool:
+        """Whether its outcomes need not be waited for, as far as a worker makes them."""
+        return self._reading is not None and self._reading.ready()
+
+    def outcome(self, row: int, ingest: Ingest) -> Outcome:
         """The outcome of the task `row`; waits for it."""
         if not self._outcomes:
-            assert self._future is not None
-            self._outcomes = self._future.result()
+            assert self._reading is not None
+            self._outcomes = ingest.finish(self.tasks, self._reading)
+            self._release()
         return self._outcomes[row]
 
     def abandon(self) -> None:
         """Give up what no thread has begun."""
-        if self._future is None or self._future.cancel():
+        future = None if self._reading is None else self._reading.future
+        if future is None or future.cancel():
             self._release()
+        else:
+            future.add_done_callback(lambda _: self._release())
 
 
 class _Waiting(NamedTuple):
@@ -203,18 +200,41 @@ class Builder:
     def _send(self) -> None:
         batch = self._batch
         if batch.tasks:
-            batch.send(self._readers, self._ingest.read_batch)
+            self._readers.begin(more=batch.full)
             self._under_way.append(batch)
             self._batch = _Batch()
+            self._feed()
+
+    def _feed(self) -> None:
+        """Begin what is to be read, as far as others have time for it."""
+        for batch in self._under_way:
+            if not batch.begun:
+                if self._readers.crew_busy:
+                    return
+                batch.begin(self._readers, self._ingest)
+
+    def _outcome(self, batch: _Batch, row: int) -> Outcome:
+        """Waits for the batch. While the crew is at work on it, what nobody has begun is read here: so this process and
+        the crew are both busy, whoever has more to do otherwise."""
+        if row == 0:
+            while not batch.ready():
+                behind = next((one for one in self._under_way if not one.begun), None)
+                if behind is None:
+                    break
+                behind.begin(self._readers, self._ingest, here=True)
+        outcome = batch.outcome(row, self._ingest)
+        if row == 0:
+            self._feed()
+        return outcome
 
     def _build_next(self) -> None:
         event, batch, row = self._waiting.popleft()
         match event:
             case FileFound():
                 assert batch is not None
-                if not batch.sent:
+                if batch is self._batch:
                     self._send()
-                outcome = batch.outcome(row)
+                outcome = self._outcome(batch, row)
                 while self._under_way and self._under_way[0] is not batch:
                     self._under_way.popleft()
                 if row == len(batch.tasks) - 1:

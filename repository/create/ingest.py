@@ -1,7 +1,7 @@
-"""Reads files and puts their bytes into the store, in threads.
+"""Reads files and puts their bytes into the store.
 
-Small files travel in batches: one hop to a thread and one `put` for hundreds of them; where there is a crew, a thread
-only has one of its workers read, hash and compress them. A large file is read through a
+Small files travel in batches: one request and one `put` for hundreds of them. A worker of the crew reads, hashes and
+compresses them, or the caller, who has nothing else to do; without a crew, threads. A large file is read through a
 ring of fixed buffers; while one is hashed, compressed and appended by the storing pool, the next is read and cut.
 Memory per thread is therefore constant, whatever the file's size.
 """
@@ -10,9 +10,9 @@ import logging
 import stat
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from repository.chunker import Chunker, is_zero
 from repository.codec import Packed
@@ -29,7 +29,7 @@ from repository.create.reading import (
     read_whole,
 )
 from repository.create.source import SourceError, SourceFile
-from repository.crew import Crew, WorkerLostError
+from repository.crew import Asked, Crew, WorkerLostError
 from repository.errors import InterruptedByUserError
 from repository.format.inode import Extent, ExtentsRef, Inode, NodeKind
 from repository.format.record import Buffer, RecordKind, Stored
@@ -45,14 +45,34 @@ BUFFER_BYTES: Final = WHOLE_MAX_BYTES
 MIDDLE_BUFFER_BYTES: Final = 1 * MIB
 """The same for files that are not that large: two rings of five for a short while would take 50 MB otherwise."""
 HUGE_FROM_BYTES: Final = 32 * MIB
+PORTION_BYTES: Final = 1 * MIB
+"""Of small files that are read here, and stored in one call: they come on top of what the crew has under way."""
 RING_BUFFERS: Final = 5
 """One being read, four being stored or waiting for it: where one is slow to compress, the next two are not held up."""
+MIDDLE_RING_BUFFERS: Final = 3
+"""Of files that are not that large: two of them at once are enough for the threads that store."""
 EXTENTS_AT_ONCE: Final = 65_536
 """Extents of one file held in memory (about 16 GiB of it) before they are written as records."""
 LARGE_AT_ONCE: Final = 2
 """Large files that are read at the same time, each through a ring of its own."""
 
 _log: Final = logging.getLogger(__name__)
+
+Submit = Callable[[Callable[[], list[Outcome]]], "Future[list[Outcome]]"]
+"""Has a call made in a thread."""
+
+
+class Reading(NamedTuple):
+    """A batch under way: what a thread reads of it, what a worker was asked for, and which small files were read here
+    (None for one that has grown large). Without the latter two, a thread reads all of it."""
+
+    future: "Future[list[Outcome]] | None"
+    asked: Asked | None
+    small: list[Outcome | None] | None
+
+    def ready(self) -> bool:
+        """Whether no worker has to be waited for."""
+        return self.asked is None or self.asked.ready()
 
 
 class ChunkStore(Protocol):
@@ -137,33 +157,75 @@ class Ingest:
         """One outcome per task, in order. Errors of the store are raised, those of single files are outcomes."""
         small = [task for task in tasks if task.size_bytes <= BUFFER_BYTES]
         read = iter(self._read_small(small) if small else ())
+        return self._all(tasks, read, iter(()))
+
+    def begin(self, tasks: Sequence[FileTask], submit: Submit, *, here: bool = False) -> Reading:
+        """Have `tasks` read: small files by the crew, or where `here`, before this returns; the rest, or where there is
+        no crew all, in a thread."""
+        crew = self._crew()
+        small = [task for task in tasks if task.size_bytes <= BUFFER_BYTES]
+        if crew is None or not small:
+            return Reading(submit(lambda: self.read_batch(tasks)), None, None)
+        large = [task for task in tasks if task.size_bytes > BUFFER_BYTES]
+        future = submit(lambda: self.read_batch(large)) if large else None
+        if not here:
+            request = encode_request(small)
+            try:
+                return Reading(future, crew.begin(request.parts, request.descriptors), None)
+            except WorkerLostError as error:
+                _lost(error)
+        return Reading(future, None, self._read_small(small))
+
+    def finish(self, tasks: Sequence[FileTask], reading: Reading) -> list[Outcome]:
+        """Wait for what `begin` began, and store what the crew made of it. As `read_batch`."""
+        small = reading.small
+        if reading.asked is not None:
+            small = self._answered([task for task in tasks if task.size_bytes <= BUFFER_BYTES], reading.asked)
+        large = [] if reading.future is None else reading.future.result()
+        return large if small is None else self._all(tasks, iter(small), iter(large))
+
+    def _all(
+        self, tasks: Sequence[FileTask], small: Iterator[Outcome | None], large: Iterator[Outcome]
+    ) -> list[Outcome]:
+        """One outcome a task; those that are missing are of large files, and read here."""
         outcomes: list[Outcome] = []
         for task in tasks:
-            outcome = next(read) if task.size_bytes <= BUFFER_BYTES else None
+            outcome = next(small) if task.size_bytes <= BUFFER_BYTES else next(large, None)
             outcomes.append(self._read_large(task) if outcome is None else outcome)
         return outcomes
 
+    def _answered(self, tasks: Sequence[FileTask], asked: Asked) -> list[Outcome | None]:
+        """What a worker made of them; read here where it could not. None for a file that has grown large."""
+        try:
+            reply = decode_reply(asked.wait())
+            stored = self._store.put_packed(RecordKind.CHUNK, reply.packed, self._lease) if reply.packed else []
+            return self._outcomes(tasks, reply.answers, stored)
+        except WorkerLostError as error:
+            _lost(error)
+        except UnpackedError:
+            _log.info("crew.known_no_more", extra={"files": len(tasks)})
+        finally:
+            asked.release()
+        return self._read_small(tasks)
+
     def _read_small(self, tasks: Sequence[FileTask]) -> list[Outcome | None]:
-        """By a worker, if there is a crew; else, or where it cannot, here. None for a file that has grown large."""
-        crew = self._crew()
-        if crew is not None:
-            try:
-                return self._ask(crew, tasks)
-            except WorkerLostError as error:
-                _log.warning("crew.lost", extra={"reason": str(error)})
-            except UnpackedError:
-                _log.info("crew.known_no_more", extra={"files": len(tasks)})
+        """Here. None for a file that has grown large."""
+        outcomes: list[Outcome | None] = []
+        first = 0
+        while first < len(tasks):
+            end, nbytes = first, 0
+            while end < len(tasks) and nbytes < PORTION_BYTES:
+                nbytes += tasks[end].size_bytes
+                end += 1
+            outcomes += self._read_portion(tasks[first:end])
+            first = end
+        return outcomes
+
+    def _read_portion(self, tasks: Sequence[FileTask]) -> list[Outcome | None]:
         answers = [read_whole(self._chunker, task.directory, task.name, BUFFER_BYTES) for task in tasks]
         pieces = all_pieces(answers)
         stored = self._store.put(RecordKind.CHUNK, pieces, self._lease) if pieces else []
         return self._outcomes(tasks, answers, stored)
-
-    def _ask(self, crew: Crew, tasks: Sequence[FileTask]) -> list[Outcome | None]:
-        """Raises WorkerLostError; UnpackedError where a chunk went that the workers still know."""
-        request = encode_request(tasks)
-        reply = decode_reply(crew.ask(request.parts, request.descriptors))
-        stored = self._store.put_packed(RecordKind.CHUNK, reply.packed, self._lease) if reply.packed else []
-        return self._outcomes(tasks, reply.answers, stored)
 
     def _outcomes(
         self, tasks: Sequence[FileTask], answers: Sequence[Answer], stored: Sequence[Stored]
@@ -233,7 +295,8 @@ class Ingest:
 
     def _stream_range(self, file: SourceFile, start: int, end: int, extents: _Extents) -> int:
         """Store bytes `start` up to `end`; returns where the reading ended, earlier if the file did."""
-        most_bytes = BUFFER_BYTES if end - start >= HUGE_FROM_BYTES else MIDDLE_BUFFER_BYTES
+        huge = end - start >= HUGE_FROM_BYTES
+        most_bytes, buffers = (BUFFER_BYTES, RING_BUFFERS) if huge else (MIDDLE_BUFFER_BYTES, MIDDLE_RING_BUFFERS)
         buffer_bytes = min(most_bytes, end - start) + self._chunker.parameters.max_bytes
         ring: list[bytearray] = []
         under_way: deque[_Part] = deque()
@@ -244,11 +307,11 @@ class Ingest:
             while offset < end:
                 if self._stopped.is_set():
                     raise InterruptedByUserError("Interrupted.")
-                if len(under_way) == RING_BUFFERS - 1:
+                if len(under_way) == buffers - 1:
                     extents.add(self._settle(under_way.popleft()))
-                if len(ring) < RING_BUFFERS:
+                if len(ring) < buffers:
                     ring.append(bytearray(buffer_bytes))
-                buffer = memoryview(ring[turn % RING_BUFFERS])
+                buffer = memoryview(ring[turn % buffers])
                 turn += 1
                 buffer[: len(tail)] = tail
                 base = offset - len(tail)
@@ -284,6 +347,10 @@ class Ingest:
             return []
         stored = part.future.result()
         return _extents(part.offsets, stored)
+
+
+def _lost(error: WorkerLostError) -> None:
+    _log.warning("crew.lost", extra={"reason": str(error)})
 
 
 class _Part:

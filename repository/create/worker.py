@@ -64,9 +64,8 @@ class ReadingWork:
                 if not (known or recent):
                     fresh.setdefault(record_id, item)
         payloads: list[Payload | None] = [None] * len(pieces)
-        items = list(fresh.values())
-        for item, payload in zip(items, self._codec.compress_many([pieces[item] for item in items]), strict=True):
-            payloads[item] = payload
+        for item in fresh.values():  # one by one: nobody waits for this interpreter, and one buffer for all is 6 MB
+            payloads[item] = self._codec.compress(pieces[item])
         return [
             Packed(record_id, len(piece), payload)
             for record_id, piece, payload in zip(ids, pieces, payloads, strict=True)

@@ -4,7 +4,9 @@ import errno
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -12,19 +14,21 @@ import pytest
 from repository import crew as crews
 from repository.chunker import Chunker
 from repository.codec import Codec, Packed, Payload
-from repository.create import builder, errand, ingest, reading, worker
+from repository.create import builder, errand, ingest, readers, reading, worker
 from repository.create.command import Created, CreateRequest, create_snapshot
-from repository.create.events import FileTask
+from repository.create.events import FileTask, Outcome
 from repository.create.exclude import Excludes
-from repository.create.reading import Unread, Whole
+from repository.create.readers import Readers
+from repository.create.reading import Answer, Unread, Whole
 from repository.create.recent import Recent
 from repository.create.source import Directory, SourceError, SourceFile
-from repository.crew import Crew
+from repository.crew import Asked, Crew
 from repository.errors import InterruptedByUserError, NoSpaceError
 from repository.format.inode import DirRef, Inode, NodeKind
 from repository.format.record import Buffer, RecordKind, Stored
 from repository.ids import FileId, RecordId
 from repository.leases import Lease
+from repository.ledger import Claim
 from repository.repo import Repository
 from repository.store import RecordStore
 from repository.units import KIB, MIB
@@ -51,8 +55,8 @@ def crew(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Crew]]:
     hired: list[Crew] = []
     real = crews.hire
 
-    def hire(wanted: int, work: crews.Work) -> Crew | None:
-        found = real(wanted, work)
+    def hire(wanted: int, work: crews.Work, *, trays: int, tray_bytes: int) -> Crew | None:
+        found = real(wanted, work, trays=trays, tray_bytes=tray_bytes)
         if found is not None:
             hired.append(found)
         return found
@@ -108,7 +112,7 @@ def expected(path: Path, tree: Path, tmp_path: Path, clock: SetClock) -> Everyth
     """The snapshot of `tree` as threads of this process make it, in a repository with the same keys."""
     shutil.copytree(path, tmp_path / "copy")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("repository.create.readers.hire", lambda wanted, work: None)
+        patch.setattr("repository.create.readers.hire", lambda wanted, work, **trays: None)
         with Repository.open(tmp_path / "copy", writable=True, clock=clock) as repo:
             created, told = store(repo, tree)
             assert told.problems == []
@@ -130,25 +134,85 @@ def test_the_snapshot_is_the_same_with_and_without(
 def test_a_batch_costs_one_question_and_one_put(
     repo: Repository, tree: Path, crew: list[Crew], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And no thread: what waits for the interpreter is as dear as what it would do meanwhile."""
     asked: list[int] = []
     puts: list[int] = []
-    ask, put = Crew.ask, RecordStore.put_packed
+    handed: list[object] = []
+    ask, put, submit = Crew.begin, RecordStore.put_packed, Readers.submit
 
-    def count_ask(self: Crew, request: Sequence[Buffer], descriptors: Sequence[int] = ()) -> memoryview:
+    def count_ask(self: Crew, request: Sequence[Buffer], descriptors: Sequence[int] = ()) -> Asked:
         asked.append(len(descriptors))
         return ask(self, request, descriptors)
+
+    def count_submit(self: Readers, read: Callable[[], list[Outcome]]) -> "Future[list[Outcome]]":
+        handed.append(read)
+        return submit(self, read)
 
     def count_put(self: RecordStore, kind: RecordKind, packed: Sequence[Packed], lease: Lease) -> list[Stored]:
         puts.append(len(packed))
         return put(self, kind, packed, lease)
 
-    monkeypatch.setattr(Crew, "ask", count_ask)
+    monkeypatch.setattr(Crew, "begin", count_ask)
+    monkeypatch.setattr(Readers, "submit", count_submit)
+    monkeypatch.setattr(readers, "ASKED_AHEAD", 100)
     monkeypatch.setattr(RecordStore, "put_packed", count_put)
     monkeypatch.setattr(SourceFile, "__init__", _only("large", SourceFile.__init__))
     store(repo, tree)
     assert FILES // 16 <= len(asked) <= FILES // 16 + 4
-    assert len(puts) <= len(asked)
+    assert len(puts) <= len(asked) and len(handed) == 1, "the large file has a thread"
     assert sum(asked) <= len(asked) + 8, "a descriptor a directory, not a file"
+
+
+def test_who_would_wait_for_the_crew_reads_what_nobody_has_begun(
+    expected: Everything,
+    repo: Repository,
+    tree: Path,
+    tmp_path: Path,
+    crew: list[Crew],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The workers answer nothing until a small file was opened here: else this would never end."""
+    parent, opened = os.getpid(), tmp_path / "opened"
+    begin, encode = SourceFile.__init__, errand.encode_reply
+
+    def opening(self: SourceFile, directory: Directory, name: bytes) -> None:
+        if os.getpid() == parent and name != b"large":
+            opened.touch()
+        begin(self, directory, name)
+
+    def waiting(answers: Sequence[Answer], packed: Sequence[Packed]) -> list[Buffer]:
+        while not opened.exists():
+            time.sleep(0.001)
+        return encode(answers, packed)
+
+    monkeypatch.setattr(SourceFile, "__init__", opening)
+    monkeypatch.setattr(worker, "encode_reply", waiting)
+    monkeypatch.setattr(readers, "ASKED_AHEAD", 1)
+    created, told = store(repo, tree)
+    assert crew and all_of(repo, created, tree) == expected and told.problems == []
+
+
+def test_small_files_that_are_read_here_are_stored_a_portion_at_a_time(
+    repo: Repository, files: Path, crew: list[Crew], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a batch holds, for the memory."""
+    for number in range(32):
+        (files / f"f{number:02}").write_bytes(os.urandom(20 * KIB))
+    monkeypatch.setattr("repository.create.readers.hire", lambda wanted, work, **trays: None)
+    monkeypatch.setattr(ingest, "PORTION_BYTES", 100 * KIB)
+    put = RecordStore.put
+    chunks: list[int] = []
+
+    def count(
+        self: RecordStore, kind: RecordKind, payloads: Sequence[Buffer], lease: Lease, claim: Claim | None = None
+    ) -> list[Stored]:
+        if kind is RecordKind.CHUNK:
+            chunks.append(len(payloads))
+        return put(self, kind, payloads, lease, claim)
+
+    monkeypatch.setattr(RecordStore, "put", count)
+    store(repo, files)
+    assert sorted(chunks) == [1, 1, 5, 5, 5, 5, 5, 5]
 
 
 def _only(
@@ -192,17 +256,17 @@ def test_a_killed_worker_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
     survivors: int,
 ) -> None:
-    ask = Crew.ask
+    ask = Crew.begin
     asked: list[int] = []
 
-    def kill_and_ask(self: Crew, request: Sequence[Buffer], descriptors: Sequence[int] = ()) -> memoryview:
+    def kill_and_ask(self: Crew, request: Sequence[Buffer], descriptors: Sequence[int] = ()) -> Asked:
         asked.append(1)
         if len(asked) == 3:
             for pid in self.pids()[survivors:]:
                 os.kill(pid, signal.SIGKILL)
         return ask(self, request, descriptors)
 
-    monkeypatch.setattr(Crew, "ask", kill_and_ask)
+    monkeypatch.setattr(Crew, "begin", kill_and_ask)
     created, told = store(repo, tree)
     assert all_of(repo, created, tree) == expected and told.problems == []
     assert len(asked) > 3

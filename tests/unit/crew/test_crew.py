@@ -3,9 +3,11 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -13,7 +15,9 @@ from repository import crew as crews
 from repository.crew import Crew, Work, WorkerLostError, hire
 from repository.format.record import Buffer
 
-Hire = Callable[[int, Work], Crew]
+
+class Hire(Protocol):
+    def __call__(self, wanted: int, work: Work, *, trays: int = 0, tray_bytes: int = 0) -> Crew: ...
 
 
 @pytest.fixture
@@ -22,8 +26,8 @@ def hired(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hire]:
     monkeypatch.setattr(crews, "cores", lambda: 2)
     made: list[Crew] = []
 
-    def begin(wanted: int, work: Work) -> Crew:
-        found = hire(wanted, work)
+    def begin(wanted: int, work: Work, *, trays: int = 0, tray_bytes: int = 0) -> Crew:
+        found = hire(wanted, work, trays=trays, tray_bytes=tray_bytes)
         assert found is not None
         made.append(found)
         return found
@@ -61,6 +65,49 @@ def test_one_thread_may_have_several_answers_under_way(hired: Hire) -> None:
     asked = [crew.begin([b"%d" % number]) for number in range(6)]
     for number, one in enumerate(asked):
         assert bytes(one.wait()) == b"%d" % number * 1_000_000
+
+
+def test_replies_wait_in_trays_while_the_worker_goes_on(hired: Hire, tmp_path: Path) -> None:
+    """One that fits is in shared memory and stays as it is until its tray is given back; others come as ever."""
+
+    def note(request: memoryview, descriptors: Sequence[int]) -> list[Buffer]:
+        (tmp_path / str(request, "ascii")).touch()
+        return [bytes(request), bytes(request) * 999_999] if bytes(request) != b"long" else [bytes(2_000_000)]
+
+    crew = hired(1, note, trays=2, tray_bytes=1_000_000)
+    asked = [crew.begin([b"%d" % number]) for number in range(2)]
+    while not (tmp_path / "1").exists():  # nobody has taken the first, which is longer than a socket holds
+        time.sleep(0.001)
+    first, second = [one.wait() for one in asked]
+    untrayed = crew.begin([b"2"])
+    assert bytes(untrayed.wait()) == b"2" * 1_000_000, "no tray was left"
+    assert bytes(first) == b"0" * 1_000_000 and bytes(second) == b"1" * 1_000_000
+    for one in (*asked, untrayed):
+        one.release()
+    long = crew.begin([b"long"])
+    assert bytes(long.wait()) == bytes(2_000_000)
+    long.release()
+    third = [crew.begin([b"%d" % number]) for number in (3, 4)]
+    assert [bytes(one.wait()) for one in third] == [b"3" * 1_000_000, b"4" * 1_000_000]
+    assert bytes(first) in (b"3" * 1_000_000, b"4" * 1_000_000), "the trays are used again"
+
+
+def test_who_is_asked_least_is_told_and_whether_there_is_a_word(hired: Hire) -> None:
+    crew = hired(2, echo)
+    asked = [crew.begin([b"%d" % number]) for number in range(3)]
+    assert crew.least_asked() == 1
+    while not all(one.ready() for one in asked[:2]):
+        time.sleep(0.001)
+    for one in asked:
+        one.wait()
+    assert crew.least_asked() == 0 and not asked[0].ready()
+    for pid in crew.pids():
+        os.kill(pid, signal.SIGKILL)
+    lost = crew.begin([b"x"])
+    while not lost.ready():
+        time.sleep(0.001)
+    with pytest.raises(WorkerLostError):
+        lost.wait()
 
 
 def test_what_a_dead_worker_was_asked_is_told_when_it_is_waited_for(hired: Hire) -> None:

@@ -213,8 +213,8 @@ def test_both_crews_work_at_once(
     """The one looks ahead while the other reads what has changed."""
     reading: list[Crew | None] = []
 
-    def hire(wanted: int, work: crews.Work) -> Crew | None:
-        reading.append(crews.hire(wanted, work))
+    def hire(wanted: int, work: crews.Work, *, trays: int, tray_bytes: int) -> Crew | None:
+        reading.append(crews.hire(wanted, work, trays=trays, tray_bytes=tray_bytes))
         return reading[-1]
 
     monkeypatch.setattr("repository.create.readers.cores", lambda: 3)
