@@ -2,14 +2,16 @@
 
 import threading
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pyfastcdc
 
 from repository.errors import UsageError
 from repository.format.config import ChunkerParameters
 from repository.format.record import Buffer
+
+if TYPE_CHECKING:
+    import pyfastcdc
 
 _COMPILED_MODULE: Final = "pyfastcdc.cy"
 
@@ -18,12 +20,15 @@ class Chunker:
     """Cuts streams at places that depend on their content only. Thread safe; frees the GIL while it scans."""
 
     def __init__(self, parameters: ChunkerParameters) -> None:
-        if not pyfastcdc.FastCDC.__module__.startswith(_COMPILED_MODULE):
+        from pyfastcdc import FastCDC  # late: most short commands cut nothing
+
+        if not FastCDC.__module__.startswith(_COMPILED_MODULE):
             raise UsageError(
                 "pyfastcdc was installed without its compiled part, which is a hundred times slower; "
                 "install a wheel of pyfastcdc, or a C compiler and reinstall it."
             )
         self.parameters: Final = parameters
+        self._new: Final = FastCDC
         self._local: Final = threading.local()
 
     def lengths(self, buffer: Buffer, *, final: bool) -> list[int]:
@@ -39,11 +44,11 @@ class Chunker:
             lengths.pop()
         return lengths
 
-    def _cuts(self, buffer: Buffer) -> Iterator[pyfastcdc.Chunk]:
+    def _cuts(self, buffer: Buffer) -> "Iterator[pyfastcdc.Chunk]":
         fastcdc: pyfastcdc.FastCDC | None = getattr(self._local, "fastcdc", None)
         if fastcdc is None:  # one instance is not safe in several threads
             small, middle, large = self.parameters
-            fastcdc = pyfastcdc.FastCDC(avg_size=middle, min_size=small, max_size=large)
+            fastcdc = self._new(avg_size=middle, min_size=small, max_size=large)
             self._local.fastcdc = fastcdc
         return fastcdc.cut_buf(buffer)
 

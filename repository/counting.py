@@ -1,9 +1,10 @@
 """What a root needs, kept up to date by counting references while one root follows the other."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+import numpy as np
 from pyroaring import BitMap64
 
 from repository.errors import DamagedError
@@ -57,9 +58,9 @@ class ReachCounter:
             old = list(old_roots)
             # Leaves that changed listings still name wait for what the old ones name, and cancel it, unlooked up. Where
             # too many wait they are counted at once: fewer cancel then, and the counts come out alike.
-            gained = _Waiting(self._store, self._gain, CANCEL_MAX if old else LEAVES_AT_ONCE)
+            gained = _Waiting(self._store, self._gain_all, CANCEL_MAX if old else LEAVES_AT_ONCE)
             self._walk(list(new_roots), gained, losing=False)
-            lost = _Waiting(self._store, self._lose, CANCEL_MAX if gained.ids else LEAVES_AT_ONCE, besides=gained)
+            lost = _Waiting(self._store, self._lose_all, CANCEL_MAX if gained.ids else LEAVES_AT_ONCE, besides=gained)
             self._walk(old, lost, losing=True)
             lost.count()
         except BaseException:
@@ -72,14 +73,14 @@ class ReachCounter:
         while pending:
             self._pause()
             batch = pending.take()
-            known = self._memory.take(batch) if losing else {}
-            unknown = [record_id for record_id in batch if record_id not in known]
-            for record_id, found in zip(unknown, pending.read(unknown), strict=True):
-                known[record_id] = References(list(dict.fromkeys(found.nodes)), list(dict.fromkeys(found.leaves)))
+            known = self._memory.take([record_id for record_id, _ in batch]) if losing else {}
+            unknown = [one for one in batch if one[0] not in known]
+            for (record_id, _), found in zip(unknown, pending.read(unknown), strict=True):
+                known[record_id] = found
                 if not losing:
-                    self._memory.keep(record_id, known[record_id])
+                    self._memory.keep(record_id, found)
             nodes: list[RecordId] = []
-            for record_id in batch:
+            for record_id, _ in batch:
                 nodes += known[record_id].nodes
                 leaves.ids += known[record_id].leaves
             if len(leaves.ids) >= leaves.most:
@@ -92,6 +93,23 @@ class ReachCounter:
             return False
         self.numbers.add(number)
         return True
+
+    def _gain_all(self, numbers: Sequence[RecordNumber]) -> None:
+        """As `_gain` of each, most of which have no reference yet."""
+        coming = BitMap64(numbers)
+        known = coming & self.numbers
+        self.numbers |= coming
+        for number in known:
+            self._further[number] = self._further.get(number, 0) + 1
+        if len(coming) < len(numbers):
+            ascending = np.sort(np.array(numbers, np.uint64))
+            for number in ascending[1:][ascending[1:] == ascending[:-1]].tolist():
+                self._further[number] = self._further.get(number, 0) + 1
+
+    def _lose_all(self, numbers: Sequence[RecordNumber]) -> None:
+        """`_lose` of each."""
+        for number in numbers:
+            self._lose(number)
 
     def _lose(self, number: RecordNumber) -> bool:
         further = self._further.get(number, 0)
@@ -142,14 +160,14 @@ class _Waiting:
     def __init__(
         self,
         store: RecordSource,
-        count_one: Callable[[RecordNumber], bool],
+        count_all: Callable[[Sequence[RecordNumber]], None],
         most: int,
         besides: "_Waiting | None" = None,
     ) -> None:
         self.ids: list[RecordId] = []
         self.most: Final = most
         self._store = store
-        self._count_one = count_one
+        self._count_all = count_all
         self._besides = besides
 
     def count(self) -> None:
@@ -158,8 +176,7 @@ class _Waiting:
             cancel(self.ids, self._besides.ids)
             self._besides.count()
         for start in range(0, len(self.ids), LEAVES_AT_ONCE):
-            for number in find_all(self._store, self.ids[start : start + LEAVES_AT_ONCE]):
-                self._count_one(number)
+            self._count_all(find_all(self._store, self.ids[start : start + LEAVES_AT_ONCE]))
         self.ids.clear()
 
 

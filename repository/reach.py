@@ -25,6 +25,8 @@ BATCH_MAX: Final = 512
 """Nodes read in one call while walking."""
 BATCH_BYTES: Final = 4 * MIB
 """What more than BATCH_MIN of them may be, unpacked, if they are like those before."""
+NODES_AT_ONCE: Final = 4096
+"""Nodes that wait for one look-up, which tells their places too: 1.5 MiB."""
 LEAVES_AT_ONCE: Final = 16_384
 """References to leaves that wait for one look-up: 1.5 MiB. A look-up of few ids costs as much as one of a thousand."""
 
@@ -32,8 +34,12 @@ LEAVES_AT_ONCE: Final = 16_384
 class RecordSource(Protocol):
     """What walking asks of the store."""
 
-    def read_many(self, ids: Sequence[RecordId]) -> list[Record]:
-        """Records in the order of `ids`. Raises MissingRecordError, DamagedError."""
+    def locate(self, ids: Sequence[RecordId]) -> list[Place | None]:
+        """Where the records are, None for each that is nowhere."""
+        ...
+
+    def read_located(self, ids: Sequence[RecordId], places: Sequence[Place | None]) -> list[Record]:
+        """Records in the order of `ids`, which were found at `places`. Raises MissingRecordError, DamagedError."""
         ...
 
     def find_numbers(self, ids: Sequence[RecordId]) -> list[RecordNumber | None]:
@@ -137,38 +143,57 @@ def _all_there(ids: Sequence[RecordId], found: Sequence[_F | None]) -> list[_F]:
 
 
 class Nodes:
-    """Nodes that wait for their references to be followed. Owner of how many are read at once."""
+    """Nodes that wait for their references to be followed. Owner of how many are looked up and read at once.
+
+    Each is looked up once, for its number and its place. Of those that were looked up together, neighbours are read
+    together.
+    """
 
     def __init__(self, store: RecordSource, wanted: Callable[[RecordNumber], bool], refers: Refers) -> None:
         self._store = store
         self._wanted = wanted
         self._refers = refers
-        self._waiting: list[RecordId] = []
+        self._unasked: list[RecordId] = []
+        self._waiting: list[tuple[RecordId, Place]] = []
         self._most = BATCH_MIN
 
     def __bool__(self) -> bool:
-        return bool(self._waiting)
+        return bool(self._waiting or self._unasked)
 
     def add(self, ids: Sequence[RecordId]) -> None:
-        """Those of `ids` that are wanted, which is asked of each. Raises MissingRecordError."""
-        numbers = find_all(self._store, ids)
-        self._waiting += [record_id for record_id, number in zip(ids, numbers, strict=True) if self._wanted(number)]
+        """Those of `ids` that will be wanted, which is asked once of each."""
+        self._unasked += ids
 
-    def take(self) -> list[RecordId]:
-        """Some of those that were added last: they wait no more."""
+    def take(self) -> list[tuple[RecordId, Place]]:
+        """Some of those that were added last, and where they are: they wait no more. Raises MissingRecordError."""
+        if not self._waiting or len(self._unasked) >= NODES_AT_ONCE:
+            self._look_up()
         batch = self._waiting[-self._most :]
         del self._waiting[-self._most :]
         return batch
 
-    def read(self, batch: Sequence[RecordId]) -> list[References]:
+    def _look_up(self) -> None:
+        ids, self._unasked = self._unasked, []
+        places = _all_there(ids, self._store.locate(ids))
+        found = [one for one in zip(ids, places, strict=True) if self._wanted(one[1].number)]
+        found.sort(key=_number_of, reverse=True)  # taken from the end
+        self._waiting += found
+
+    def read(self, batch: Sequence[tuple[RecordId, Place]]) -> list[References]:
         """What each refers to. Raises MissingRecordError, DamagedError."""
-        records = self._store.read_many(batch) if batch else []
-        mean_bytes = 1 + sum(len(record.payload) for record in records) // max(1, len(records))
+        if not batch:
+            return []
+        records = self._store.read_located([record_id for record_id, _ in batch], [place for _, place in batch])
+        mean_bytes = 1 + sum(len(record.payload) for record in records) // len(records)
         self._most = max(BATCH_MIN, min(BATCH_MAX, 2 * self._most, BATCH_BYTES // mean_bytes))
         return [
             self._refers(record.kind, record.payload, record_id)
-            for record_id, record in zip(batch, records, strict=True)
+            for (record_id, _), record in zip(batch, records, strict=True)
         ]
+
+
+def _number_of(found: tuple[RecordId, Place]) -> RecordNumber:
+    return found[1].number
 
 
 def walk(store: RecordSource, roots: Iterable[RecordId]) -> BitMap64:

@@ -62,7 +62,8 @@ class RecordStore(PackKeeping):
         self.writable: Final = writable
         self._volume = volume
         self._codec = Codec(config.id_key, config.seed)
-        self._chunker = Chunker(config.chunker)
+        self._chunker: Chunker | None = None
+        """Made by the first `put_bytes`."""
         self._ledger = Ledger(config.pack_bytes, config.chunker.max_bytes)
         self._state = threading.Lock()
         self._leases = LeaseTable()
@@ -267,10 +268,11 @@ class RecordStore(PackKeeping):
         Returns the chunks in order and how many bytes they cover: all where `final`, else the caller keeps the tail
         and puts it in front of what follows. Raises as `put`.
         """
+        chunker = self._chunker = self._chunker or Chunker(self.config.chunker)
         view = memoryview(buffer)
         data: list[Buffer] = []
         zero: list[bool] = []
-        lengths = self._chunker.lengths(buffer, final=final)
+        lengths = chunker.lengths(buffer, final=final)
         start = 0
         for length in lengths:
             piece = view[start : start + length]
@@ -319,15 +321,18 @@ class RecordStore(PackKeeping):
 
     def read_many(self, ids: Sequence[RecordId]) -> list[Record]:
         """The records of `ids`, in their order; neighbours in a pack are read in one call. Raises as `read`."""
+        return self.read_located(ids, self._index.find(ids, to_share=False))
+
+    def read_located(self, ids: Sequence[RecordId], places: Sequence[Place | None]) -> list[Record]:
+        """As `read_many`, of records that `locate` has found at `places`; one that lies there no more is looked for."""
         for record_id in ids:
             self._putter.wait_for(record_id)
-        places = self._index.find(ids, to_share=False)
         records: dict[int, Record] = {}
         for run in runs_of(places):
             wanted = [place for item in run if (place := places[item]) is not None]
             try:
                 records.update(zip(run, self._reader.read_run(wanted, [ids[item] for item in run]), strict=True))
-            except (DamagedError, VolumeError):
+            except (DamagedError, MissingRecordError, VolumeError):
                 continue  # one by one, below: other copies are tried, and what is damaged is told
         return [records[item] if item in records else self.read(ids[item]) for item in range(len(ids))]
 

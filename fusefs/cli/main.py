@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `ballast` with these words (the process's own by default); returns the exit code."""
     _prepare_streams()
     _start_quickly()
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = build_parser(words).parse_args(words)
     start_logging()
     _raise_open_files()
     try:

@@ -1,6 +1,5 @@
 """How far long work is, on a terminal only; and lines about single files, anywhere."""
 
-import shutil
 import sys
 import threading
 import time
@@ -102,13 +101,20 @@ class Console:
                 f"{format_size(self._done_bytes)} of {format_size(self._total_bytes)}",
             ]
         parts += [counted(self._done_files, "file"), f"{format_size(int(self._done_bytes / seconds))}/s"]
-        width = shutil.get_terminal_size().columns - 1
+        width = _width()
         self._stream.write("\r" + "  ".join(parts)[:width].ljust(width))
         self._stream.flush()
         self._drawn = True
 
     def _clear(self) -> None:
         if self._drawn:
-            self._stream.write("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r")
+            self._stream.write("\r" + " " * _width() + "\r")
             self._stream.flush()
             self._drawn = False
+
+
+def _width() -> int:
+    """Columns that a line may take."""
+    from shutil import get_terminal_size  # late: it brings compressors along, and only a terminal asks
+
+    return get_terminal_size().columns - 1

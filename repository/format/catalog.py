@@ -235,20 +235,24 @@ def verify_copy(data: bytes | memoryview, index: int, seed: int) -> int | None:
 def untouched_slots(data: bytes | memoryview, seed: int) -> list[int]:
     """Slots of the catalog `data` that are as they were made, never used, in both copies: most of them, told fast."""
     words = np.frombuffer(data, _WORD, len(data) // GROUP_BYTES * GROUP_BYTES // _WORD.itemsize)
-    groups = words.reshape(-1, GROUP_BYTES // PAGE_BYTES, SLOTS_PER_GROUP, COPY_BYTES // _WORD.itemsize)
+    copies = words.reshape(-1, GROUP_BYTES // PAGE_BYTES, SLOTS_PER_GROUP, COPY_BYTES // _WORD.itemsize)
     made = np.frombuffer(encode_copy(0, 0, FREE_SLOT, seed), _WORD)
-    first = groups[:, 0].reshape(-1, len(made))
-    alike = (groups[:, 0] == groups[:, 1]).all(axis=2).reshape(-1)
-    alike &= (first[:, :_INDEX_WORD] == made[:_INDEX_WORD]).all(axis=1)
-    alike &= first[:, _INDEX_WORD] == np.arange(len(first), dtype=np.uint64)
-    alike &= (first[:, _INDEX_WORD + 1 : -1] == made[_INDEX_WORD + 1 : -1]).all(axis=1)
-    found: list[int] = np.flatnonzero(alike).tolist()
-    stored: list[int] = first[found, -1].tolist()
-    view = memoryview(data)
+    zeros = int(np.flatnonzero(made[:-1])[-1]) + 1  # from there to the checksum: or-ed together, which copies nothing
+    alike = np.bitwise_or.reduce(copies[..., zeros:-1], axis=3) == 0
+    alike &= (copies[..., :_INDEX_WORD] == made[:_INDEX_WORD]).all(axis=3)
+    slots = np.arange(len(copies) * SLOTS_PER_GROUP, dtype=np.uint64).reshape(-1, 1, SLOTS_PER_GROUP)
+    alike &= copies[..., _INDEX_WORD] == slots
+    alike &= (copies[..., _INDEX_WORD + 1 : zeros] == made[_INDEX_WORD + 1 : zeros]).all(axis=3)
+    found = alike.all(axis=1) & (copies[:, 0, :, -1] == copies[:, 1, :, -1])
+    groups, within = np.nonzero(found)
+    checksums: list[int] = copies[groups, 0, within, -1].tolist()
+    indexes: list[int] = (groups * SLOTS_PER_GROUP + within).tolist()
+    starts: list[int] = (groups * GROUP_BYTES + within * COPY_BYTES).tolist()
+    view, digest = memoryview(data), xxhash.xxh3_64_intdigest
     return [
         index
-        for index, checksum in zip(found, stored, strict=True)
-        if xxhash.xxh3_64_intdigest(view[(at := copy_offset(index, 0)) : at + _CHECKED_BYTES], seed=seed) == checksum
+        for index, at, checksum in zip(indexes, starts, checksums, strict=True)
+        if digest(view[at : at + _CHECKED_BYTES], seed) == checksum
     ]
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from repository.errors import UsageError
 from repository.format.catalog import (
     COPY_BYTES,
+    FREE_SLOT,
     GROUP_BYTES,
     SOURCE_BYTES_MAX,
     Head,
@@ -22,6 +23,7 @@ from repository.format.catalog import (
     decode_copy,
     encode_copy,
     first_copy,
+    untouched_slots,
     verify_copy,
 )
 from repository.format.inode import Totals
@@ -158,3 +160,32 @@ def test_a_long_source_is_cut_at_a_character(source: str) -> None:
 
 def test_a_source_keeps_bytes_that_are_no_text() -> None:
     assert cut_source("host:/\udcff") == b"host:/\xff"
+
+
+FRESH_SLOTS = 12
+
+
+@given(
+    changes=st.lists(st.tuples(st.integers(0, FRESH_SLOTS - 1), st.integers(0, 2), st.integers(0, 1023)), max_size=6),
+    used=st.sets(st.integers(0, FRESH_SLOTS - 1), max_size=3),
+    seed=u64,
+)
+def test_untouched_slots_are_those_of_which_both_copies_are_as_they_were_made(
+    changes: list[tuple[int, int, int]], used: set[int], seed: int
+) -> None:
+    """Whichever bytes were changed, in one copy or alike in both."""
+    data = bytearray(catalog_bytes(FRESH_SLOTS))
+    for index in range(FRESH_SLOTS):
+        copy = encode_copy(index, 1 if index in used else 0, FREE_SLOT, seed)
+        for which in (0, 1):
+            data[copy_offset(index, which) : copy_offset(index, which) + COPY_BYTES] = copy
+    for index, which, at in changes:
+        for copy_number in (0, 1) if which == 2 else (which,):
+            data[copy_offset(index, copy_number) + at] ^= 1 + at % 255
+    made = {index: encode_copy(index, 0, FREE_SLOT, seed) for index in range(FRESH_SLOTS)}
+    expected = [
+        index
+        for index in range(FRESH_SLOTS)
+        if all(data[(start := copy_offset(index, which)) : start + COPY_BYTES] == made[index] for which in (0, 1))
+    ]
+    assert untouched_slots(bytes(data), seed) == expected

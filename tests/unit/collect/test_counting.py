@@ -16,7 +16,7 @@ from repository.counting import ReachCounter, cancel
 from repository.format.catalog import SnapshotKind
 from repository.format.inode import DirRef, Entry, Extent, Inode, NodeKind, Totals
 from repository.format.manifest import Manifest, encode_manifest
-from repository.format.record import Record, RecordKind
+from repository.format.record import Place, Record, RecordKind
 from repository.ids import FileId, RecordId, RecordNumber
 from repository.reach import References, walk
 from repository.roots import next_counter
@@ -66,7 +66,10 @@ class Graph:
         self.numbers[record_id] = number
         self.places.setdefault(record_id, set()).add(number)
 
-    def read_many(self, ids: Sequence[RecordId]) -> list[Record]:
+    def locate(self, ids: Sequence[RecordId]) -> list[Place | None]:
+        return [Place(self.numbers[one], 0, 0, 0) for one in ids]
+
+    def read_located(self, ids: Sequence[RecordId], places: Sequence[Place | None]) -> list[Record]:
         return [Record(RecordKind.DIR_LIST, one) for one in ids]
 
     def find_numbers(self, ids: Sequence[RecordId]) -> list[RecordNumber | None]:
@@ -110,8 +113,7 @@ class PlainCounter:
                 self.counts[number] = before + step
                 node = self.graph.nodes.get(record_id)
                 if node is not None and 0 in (before, before + step):
-                    pending += dict.fromkeys(one.id for one in node.nodes)
-                    pending += dict.fromkeys(map(leaf_id, node.leaves))
+                    pending += [*(one.id for one in node.nodes), *map(leaf_id, node.leaves)]
 
     @property
     def numbers(self) -> BitMap64:
@@ -147,18 +149,19 @@ def series(draw: st.DrawFn) -> list[tuple[Node, list[float]]]:
 
 
 @pytest.mark.parametrize(
-    "bounds", [(1, 1, 1, 0), (3, 2, 5, 9), (64, 16_384, 131_072, 131_072)], ids=["one", "few", "all"]
+    "bounds", [(1, 1, 1, 1, 0), (3, 4, 2, 5, 9), (64, 4096, 16_384, 131_072, 131_072)], ids=["one", "few", "all"]
 )
 @given(roots=series(), anew=st.booleans())
 @settings(max_examples=examples(150))
 def test_the_counts_are_those_of_one_look_up_for_each_reference(
-    bounds: tuple[int, int, int, int], roots: list[tuple[Node, list[float]]], anew: bool
+    bounds: tuple[int, int, int, int, int], roots: list[tuple[Node, list[float]]], anew: bool
 ) -> None:
     """However much is read, looked up and cancelled at once; also where records lie elsewhere in between."""
     graph = Graph()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reach, "BATCH_MIN", bounds[0])
-        for name, bound in zip(("LEAVES_AT_ONCE", "CANCEL_MAX", "KNOWN_MAX"), bounds[1:], strict=True):
+        patch.setattr(reach, "NODES_AT_ONCE", bounds[1])
+        for name, bound in zip(("LEAVES_AT_ONCE", "CANCEL_MAX", "KNOWN_MAX"), bounds[2:], strict=True):
             patch.setattr(counting, name, bound)
         counter, plain = ReachCounter(graph, refers=graph.refers), PlainCounter(graph)
         before: list[RecordId] = []
@@ -264,6 +267,41 @@ def test_look_ups_follow_the_change_and_not_the_directory(
     look_ups, reads = tree.cost(counter, *roots)
     listings, chunks = 2 * 3, 4  # a manifest, content and attributes; new: 7 and 9, gone: 7 and 10
     assert (look_ups, reads) == (listings + chunks, listings // 2 if remembers else listings)
+
+
+@pytest.mark.parametrize("count", [200, 2000])
+def test_listings_of_a_first_root_are_looked_up_once_and_in_few_calls(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For number and place together; a call costs as much as dozens of ids."""
+    tree = Tree()
+    files = {
+        b"%05d" % number: Inode(
+            NodeKind.DIRECTORY, FileId(number + 2), directory=tree.directory({b"f": tree.file(number + 9000, number)})
+        )
+        for number in range(count)
+    }
+    root = tree.root(files)
+    calls: list[int] = []
+    locate = tree.store.locate
+
+    def counted(ids: Sequence[RecordId]) -> list[Place | None]:
+        calls.append(len(ids))
+        return locate(ids)
+
+    monkeypatch.setattr(tree.store, "locate", counted)
+    tree.store.forget_counts()
+    counter = ReachCounter(tree.store)
+    counter.add([root])
+    assert counter.numbers == walk(tree.store, [root])
+    nodes = sum(record.kind is not RecordKind.CHUNK for record in tree.store.records.values())
+    tree.store.forget_counts()
+    calls.clear()
+    ReachCounter(tree.store).add([root])
+    references = 2 * count + (nodes - 2 * count)  # attributes that are alike are one record, and several references
+    assert sum(calls) <= references + 2 * count
+    assert sum(tree.store.reads.values()) == nodes
+    assert len(calls) <= 5 + sum(calls) // reach.NODES_AT_ONCE
 
 
 def test_look_ups_in_a_directory_of_many_segments_follow_the_segments() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -342,3 +343,36 @@ def test_dropping_the_newest_pack_never_gives_its_index_again(tmp_path: Path) ->
     store.close()
     names = sorted(path.name for path in (tmp_path / "packs").rglob("*.pack"))
     assert names == ["00000001.pack", "00000002.pack", "00000003.pack"], "it goes when it may"
+
+
+def test_what_was_located_is_read_without_a_look_up_and_what_moved_since_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = new_volume(tmp_path)
+    written = open_store(volume)
+    ids = list(put_noise(written, range(40), 2000).values())
+    written.close()
+    store = open_store(volume, writable=False)
+    places = store.locate(ids)
+    gone = places[0]
+    assert gone is not None
+    looked_up: list[RecordId] = []
+    find, candidates = store._index.find, store._index.candidates
+
+    def counted(ids: Sequence[RecordId], *, to_share: bool) -> list[Place | None]:
+        looked_up.extend(ids)
+        return find(ids, to_share=to_share)
+
+    def counted_one(record_id: RecordId) -> list[Place]:
+        looked_up.append(record_id)
+        return candidates(record_id)
+
+    monkeypatch.setattr(store._index, "find", counted)
+    monkeypatch.setattr(store._index, "candidates", counted_one)
+    payloads = [noise(seed, 2000) for seed in range(40)]
+    assert [record.payload for record in store.read_located(ids, places)] == payloads
+    assert not looked_up
+    # Another record lies there; a pack that is gone.
+    moved = [places[1], places[0], gone._replace(number=RecordNumber(77 << 16)), *places[3:]]
+    assert [record.payload for record in store.read_located(ids, moved)] == payloads
+    assert set(looked_up) <= set(ids) and set(ids[:3]) <= set(looked_up)
