@@ -1,7 +1,6 @@
 """What is asked for at INIT, and the mount without it."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -34,15 +33,9 @@ def test_a_write_is_one_request(mounted: Mounting) -> None:
     assert WRITES <= requests_of_small_writes(mounted) < WRITES + FEW
 
 
-def test_without_fusermount3_the_mount_works_all_the_same(ballast: Mounting, tmp_path: Path) -> None:
+def test_without_fusermount3_the_mount_works_all_the_same(ballast: Mounting) -> None:
     """libfuse mounts by itself then, as root may; nothing is asked for at INIT, so each write is two requests."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name in ("mount", "umount"):
-        where = shutil.which(name)
-        assert where is not None
-        (programs / name).symlink_to(where)
-    ballast.environment["PATH"] = str(programs)
+    ballast.hide_fusermount3()
     ballast.mount()
     assert requests_of_small_writes(ballast) >= 2 * WRITES
     os.umask(0o027)

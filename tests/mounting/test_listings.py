@@ -1,7 +1,6 @@
 """Listings of snapshots: the kernel keeps them, and what it says of them stays true."""
 
 import os
-import shutil
 import stat
 import subprocess
 import sys
@@ -53,17 +52,6 @@ def requests_of(ballast: Mounting, what: Callable[[], object]) -> int:
     return reads_of(pid) - before
 
 
-def without_fusermount(ballast: Mounting) -> None:
-    """As on a machine that has none: libfuse mounts by itself, and shakes hands itself."""
-    programs = ballast.base / "bin"
-    programs.mkdir()
-    for name in ("mount", "umount"):
-        where = shutil.which(name)
-        assert where is not None
-        (programs / name).symlink_to(where)
-    ballast.environment["PATH"] = str(programs)
-
-
 @pytest.mark.parametrize("mode", [(), ("--read-only",)])
 def test_a_directory_that_was_listed_is_opened_and_closed_and_nothing_else(
     ballast: Mounting, mode: tuple[str, ...]
@@ -81,7 +69,7 @@ def test_a_directory_that_was_listed_is_opened_and_closed_and_nothing_else(
 
 def test_without_fusermount3_every_listing_is_asked_for(ballast: Mounting) -> None:
     top = stored(ballast)
-    without_fusermount(ballast)
+    ballast.hide_fusermount3()
     ballast.mount()
     expected = sorted(walked(top))
     warm = requests_of(ballast, lambda: walked(top))
@@ -157,7 +145,7 @@ def test_both_ways_tell_the_same_of_everything(ballast: Mounting) -> None:
     ballast.mount("--read-only")
     first, second = told(), told()
     ballast.umount()
-    without_fusermount(ballast)
+    ballast.hide_fusermount3()
     ballast.mount("--read-only")
     plain = told()
     device = {one.st_dev for one in plain.values()}

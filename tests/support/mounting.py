@@ -1,6 +1,7 @@
 """Mounts made by the command line itself, in processes of their own, and taken away again whatever a test did."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -67,6 +68,16 @@ class Mounting:
     def mount(self, *options: str) -> str:
         """Mounts in the background; returns what it said."""
         return self.ballast("mount", self.repository, self.mountpoint, *options)
+
+    def hide_fusermount3(self) -> None:
+        """From now on as on a machine that has none: libfuse mounts by itself, and shakes hands itself."""
+        programs = self.base / "bin"
+        programs.mkdir()
+        for name in ("mount", "umount"):
+            where = shutil.which(name)
+            assert where is not None
+            (programs / name).symlink_to(where)
+        self.environment["PATH"] = str(programs)
 
     def umount(self) -> str:
         return self.ballast("umount", self.mountpoint)
