@@ -11,6 +11,7 @@ from typing import Final
 
 from fusefs.inodes import InodeNumber, live_file_id, live_number
 from repository.format.inode import NodeKind
+from repository.format.stats import Stat
 from repository.ids import ROOT_FILE_ID, FileId
 from repository.live.node import View
 from repository.live.tree import LiveTree
@@ -32,7 +33,7 @@ class KnownInodes:
         """What was looked up, oldest first; where it was last seen, if the tree does not remember that. No directories:
         somebody may stand in one, and a name taken away would show there as deleted."""
 
-    def told(self, parent: FileId, name: bytes, view: View, *, linked: bool) -> None:
+    def told(self, parent: FileId, name: bytes, view: View | Stat, *, linked: bool) -> None:
         """The kernel is being told of an inode: one look-up more."""
         file_id = view.file_id
         if view.kind is NodeKind.DIRECTORY or file_id in self._evictable:

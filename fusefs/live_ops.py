@@ -19,17 +19,20 @@ from fusefs.flusher import CHANGE_COST, Flusher
 from fusefs.inodes import live_file_id, live_number
 from fusefs.jobs import Jobs
 from fusefs.known import KnownInodes
+from fusefs.live_neighbours import LiveNeighbours
 from fusefs.readpath import ReadPath, Stream, assemble, unique
 from fusefs.spaceguard import SpaceGuard
 from fusefs.trees import Trees
 from repository.errors import RefusedError
 from repository.format.inode import Extent, Inode, NodeKind
+from repository.format.stats import Stat
 from repository.ids import ROOT_FILE_ID, FileId
 from repository.live import attributes as change
 from repository.live import names
 from repository.live.filedata import FILE_SIZE_MAX, Piece
+from repository.live.listing import Listing, Seen
 from repository.live.node import KIND_OF_TYPE, Node, View
-from repository.live.tree import NAME_BYTES_MAX, Listing, LiveTree
+from repository.live.tree import NAME_BYTES_MAX, LiveTree
 from repository.live.writing import write
 
 WRITE_BYTES: Final = 1 << 20
@@ -62,18 +65,26 @@ class LiveDirectory:
     listing: Listing
     begun: bool = False
     start: int = 0
-    window: list[tuple[bytes, View]] = field(default_factory=list)
+    window: list[Seen | None] = field(default_factory=list)
 
 
 class LiveOps:
     """What the kernel may ask of `live/`. Raises RefusedError, NoSpaceError, DamagedError, VolumeError."""
 
     def __init__(
-        self, tree: LiveTree, trees: Trees, reads: ReadPath, jobs: Jobs, flusher: Flusher, guard: SpaceGuard
+        self,
+        tree: LiveTree,
+        trees: Trees,
+        reads: ReadPath,
+        neighbours: LiveNeighbours,
+        jobs: Jobs,
+        flusher: Flusher,
+        guard: SpaceGuard,
     ) -> None:
         self._tree: Final = tree
         self._trees: Final = trees
         self._reads: Final = reads
+        self._neighbours: Final = neighbours
         self._jobs: Final = jobs
         self._flusher: Final = flusher
         self._guard: Final = guard
@@ -102,7 +113,7 @@ class LiveOps:
         self.known.told(parent, name, view, linked=linked)
         return self._attributes(view)
 
-    def _attributes(self, view: View) -> pyfuse3.EntryAttributes:
+    def _attributes(self, view: View | Stat) -> pyfuse3.EntryAttributes:
         entry = attributes(view, live_number(view.file_id), FOREVER_S)
         entry.st_blksize = WRITE_BYTES
         return entry
@@ -233,6 +244,10 @@ class LiveOps:
         handle = self._file(fh)
         found = await self._trees.ask(self._tree.resolve, handle.file_id)
         if isinstance(found, Inode):
+            data = self._reads.at_hand(found, offset, length)
+            if data is not None:
+                return data
+            self._neighbours.missed(found)
             if handle.stream is None:
                 handle.stream = Stream()
             return await self._reads.read(found, handle.stream, offset, length)
@@ -301,8 +316,13 @@ class LiveOps:
         handle = self._handles.get(fh)
         if not isinstance(handle, LiveDirectory):
             raise RefusedError(errno.EBADF)
-        if start_id < handle.start or (start_id == 0 and handle.begun):
+        if not handle.begun:
+            await self._neighbours.listed(handle.file_id, handle.listing.committed)
+        if start_id == 0 and (handle.begun or not handle.listing.holds()):
             handle.listing = await self._trees.ask(Listing, self._tree, handle.file_id)
+            handle.start, handle.window = 0, []
+        elif start_id < handle.start:
+            handle.listing.rewind()
             handle.start, handle.window = 0, []
         handle.begun = True
         at = start_id
@@ -313,14 +333,15 @@ class LiveOps:
                     return
                 handle.start += len(handle.window)
                 handle.window = batch
-            name, _ = handle.window[at - handle.start]
-            current = await self._trees.ask(self._tree.find, handle.file_id, name)
+            seen = handle.window[at - handle.start]
+            if seen is not None and not handle.listing.holds():
+                seen = await self._trees.ask(handle.listing.current, seen)
             at += 1
-            if current is None:
+            if seen is None:
                 continue
-            if not pyfuse3.readdir_reply(token, name, self._attributes(current[0]), at):
+            if not pyfuse3.readdir_reply(token, seen.name, self._attributes(seen.view), at):
                 return
-            self._seen(handle.file_id, name, *current)
+            self.known.told(handle.file_id, seen.name, seen.view, linked=seen.linked)
 
     # --- durability ---------------------------------------------------------------------------------------------
 

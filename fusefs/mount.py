@@ -107,14 +107,15 @@ class _Mount:
                 self._report.say(line)
             trees = Trees(repository.reader.cache.view(inline=False), self._workers)
             reads = ReadPath(repository.store, trees, self._workers, nursery)
+            neighbours = Neighbours(repository.reader, trees, reads, self._workers, nursery)
             if not writable:
-                return self._read_only(repository, trees, reads, nursery)
-            return await self._writable(repository, trees, reads, nursery)
+                return self._read_only(repository, trees, reads, neighbours)
+            return await self._writable(repository, trees, reads, neighbours, nursery)
         except BaseException:
             repository.close()
             raise
 
-    def _read_only(self, repository: Repository, trees: Trees, reads: ReadPath, nursery: trio.Nursery) -> Composition:
+    def _read_only(self, repository: Repository, trees: Trees, reads: ReadPath, neighbours: Neighbours) -> Composition:
         source = ForeignCatalog(repository.catalog, repository.store, repository.volume)
         snapshots = Snapshots(source, self._workers)
         verbs = Verbs(repository, self._workers, self._place.mountpoint, None).table()
@@ -125,7 +126,7 @@ class _Mount:
             trees,
             SnapshotNodes(snapshots, trees, places),
             reads,
-            Neighbours(repository.reader, trees, reads, self._workers, nursery),
+            neighbours,
             PageCache(),
             live=None,
             actions=None,
@@ -143,13 +144,13 @@ class _Mount:
         )
 
     async def _writable(
-        self, repository: Repository, trees: Trees, reads: ReadPath, nursery: trio.Nursery
+        self, repository: Repository, trees: Trees, reads: ReadPath, neighbours: Neighbours, nursery: trio.Nursery
     ) -> Composition:
         settings = self._settings
         repository.recovery.settings = RecoverySettings(
             settings.auto_delete, settings.min_snapshots, settings.deletion_exponent
         )
-        session = LiveSession(repository, reads, trees, self._workers, nursery, settings.write_deadline_s)
+        session = LiveSession(repository, reads, trees, neighbours, self._workers, nursery, settings.write_deadline_s)
         for line in recovery_lines(session.recovery):
             self._report.say(line)
         await self._workers.slow(repository.marks.mounted, self._place.mountpoint)
@@ -166,7 +167,7 @@ class _Mount:
             trees,
             SnapshotNodes(snapshots, trees, places),
             reads,
-            Neighbours(repository.reader, trees, reads, self._workers, nursery),
+            neighbours,
             PageCache(),
             live=session.ops,
             actions=committer,

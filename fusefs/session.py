@@ -14,7 +14,9 @@ import trio
 from fusefs.failure import Failure
 from fusefs.flusher import Flusher, PendingFlush
 from fusefs.jobs import Jobs
+from fusefs.live_neighbours import LiveNeighbours
 from fusefs.live_ops import LiveOps
+from fusefs.neighbours import Neighbours
 from fusefs.readpath import ReadPath
 from fusefs.snapshots import is_of_live
 from fusefs.spaceguard import DEADLINE_DEFAULT_S, NAMES_WAIT_S, SpaceGuard
@@ -71,6 +73,7 @@ class LiveSession:
         repository: Repository,
         reads: ReadPath,
         trees: Trees,
+        neighbours: Neighbours,
         workers: Workers,
         nursery: trio.Nursery,
         write_deadline_s: float = DEADLINE_DEFAULT_S,
@@ -90,7 +93,15 @@ class LiveSession:
         self.flusher: Final = Flusher(
             self.tree, repository.store, self._journal, workers, nursery, self.guard, self.jobs, self._failure
         )
-        self.ops: Final = LiveOps(self.tree, trees, reads, self.jobs, self.flusher, self.guard)
+        self.ops: Final = LiveOps(
+            self.tree,
+            trees,
+            reads,
+            LiveNeighbours(self.tree, trees, neighbours),
+            self.jobs,
+            self.flusher,
+            self.guard,
+        )
         self._activity = Activity()
         self._seen_changes = self.tree.changes
         self._changed = trio.Event()

@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,16 @@ _ATTR_ROW: Final = struct.Struct("<QqqqIIIIIIIH")
 ATTR_ROW_BYTES: Final = _ATTR_ROW.size
 _DELTA_BYTES: Final = 32
 """File id and the seconds of the three times, which come first in a row, are stored as differences."""
+
+
+class AttrRows(NamedTuple):
+    """Columns of neighbours, each with its rows run together. File ids and times are whole, not differences."""
+
+    rows: bytes
+    lengths: bytes
+    xattrs: bytes
+    xattr_ids: bytes
+    child_ids: bytes
 
 
 class AttrColumns:
@@ -91,6 +101,21 @@ class AttrColumns:
             return id_at(self._ids, lengths[:row].count(XATTRS_RECORD))
         ends = self._xattr_ends
         return decode_xattrs(self._xattrs[ends[row] : ends[row + 1]], self.origin)
+
+    def part(self, first: int, end: int, directory: int, directory_end: int) -> AttrRows:
+        """The rows from `first` up to `end` as they are written. Among these, the directories are those with the
+        numbers from `directory` up to `directory_end`."""
+        lengths, ends, ids = self._xattr_lengths, self._xattr_ends, self._ids
+        record = lengths[:first].count(XATTRS_RECORD)
+        record_end = record + lengths[first:end].count(XATTRS_RECORD)
+        children = self.xattr_records
+        return AttrRows(
+            self._rows[first * ATTR_ROW_BYTES : end * ATTR_ROW_BYTES],
+            b"".join(map(U16_ROW.pack, lengths[first:end])) if lengths else bytes(U16_ROW.size * (end - first)),
+            self._xattrs[ends[first] : ends[end]] if lengths else b"",
+            ids[record * RECORD_ID_BYTES : record_end * RECORD_ID_BYTES],
+            ids[(children + directory) * RECORD_ID_BYTES : (children + directory_end) * RECORD_ID_BYTES],
+        )
 
     def child(self, ordinal: int) -> RecordId | None:
         """Attribute listing of the directory number `ordinal`."""
@@ -171,7 +196,7 @@ def inode_at(
     return Inode(kind, FileId(file_id), *common, device, size, nlink, atime_ns, mtime_ns, ctime_ns, xattrs, target)
 
 
-def encode_attrs(inodes: Sequence[Inode], inline: Sequence[bytes | None], records: Sequence[RecordId]) -> bytes:
+def attr_rows(inodes: Sequence[Inode], inline: Sequence[bytes | None], records: Sequence[RecordId]) -> AttrRows:
     """The attribute side of `inodes`.
 
     `inline[i]` is what `encode_xattrs` made of the xattrs (nothing for a LINK), at most INLINE_XATTRS_MAX_BYTES;
@@ -217,9 +242,15 @@ def encode_attrs(inodes: Sequence[Inode], inline: Sequence[bytes | None], record
                 children.append(inode.directory.attrs or NO_ID)
     except struct.error as error:
         raise ValueError(f"an inode does not fit the format: {error}") from error
+    present = (one for one in inline if one is not None)
+    return AttrRows(*map(b"".join, (rows, lengths, present, records, children)))
+
+
+def encode_attrs(parts: Sequence[AttrRows]) -> bytes:
+    """The attribute side of the rows of `parts`, one behind the other."""
+    rows = parts[0] if len(parts) == 1 else AttrRows(*map(b"".join, zip(*parts, strict=True)))
     return b"".join((
-        _make_deltas(b"".join(rows), len(rows)),
-        planes_of(b"".join(lengths), U16_ROW.size),
-        *(one for one in inline if one is not None),
-        *records, *children,
+        _make_deltas(rows.rows, len(rows.rows) // ATTR_ROW_BYTES),
+        planes_of(rows.lengths, U16_ROW.size),
+        rows.xattrs, rows.xattr_ids, rows.child_ids,
     ))  # fmt: skip

@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from repository.format.files import EXTENT_DTYPE, EXTENT_ROW, check_extent_rows, pack_extents
+from repository.format.filerows import EXTENT_ROW, pack_extents
+from repository.format.files import EXTENT_DTYPE, check_extent_rows
 from repository.format.inode import Extent
 from repository.format.packing import SIZE_MAX_BYTES, Cursor, id_at, planes_of, refuse, split_ids
 from repository.format.tree import LAYOUT, LEVEL_MAX

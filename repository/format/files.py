@@ -1,13 +1,19 @@
 """The content side of inodes as columns: types, sizes, extents, link targets, devices, child listings. Pure."""
 
-import struct
-from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, islice
+from collections.abc import Iterator
+from itertools import accumulate, islice, pairwise
 from typing import Final
 
 import numpy as np
 
-from repository.format.inode import Extent, ExtentsRef, Inode, NodeKind, Totals
+from repository.format.filerows import (
+    EXTENT_ROW,
+    FORM_REF,
+    INLINE_EXTENTS_MAX,
+    PAIR_ROW,
+    FileRows,
+)
+from repository.format.inode import Extent, ExtentsRef, NodeKind, Totals
 from repository.format.packing import (
     SIZE_MAX_BYTES,
     U16_ROW,
@@ -15,25 +21,18 @@ from repository.format.packing import (
     Cursor,
     id_at,
     id_or_none,
-    planes_of,
     refuse,
     split_ids,
 )
 from repository.format.record import RAW_MAX_BYTES
-from repository.ids import NO_ID, RECORD_ID_BYTES, RecordId
+from repository.ids import RECORD_ID_BYTES, RecordId
 
-INLINE_EXTENTS_MAX: Final = 64
-"""More extents than this go into records of their own: an entry stays below 3 KiB."""
-EXTENT_ROW: Final = struct.Struct("<QII")
-"""gap (offset minus end of the extent before), length, offset in the chunk; bytes."""
 EXTENT_DTYPE: Final = np.dtype([("gap", "<u8"), ("length", "<u4"), ("chunk_offset", "<u4")])
 
 _U64: Final = (1 << 64) - 1
 _FILE: Final = int(NodeKind.FILE)
-FORM_REF: Final = 255
 FORMS: Final = bytes(range(INLINE_EXTENTS_MAX + 1)) + bytes([FORM_REF])
 KINDS: Final = bytes(NodeKind)
-_PAIR_ROW: Final = struct.Struct("<QQ")
 
 
 def check_extent_rows(rows: bytes, origin: RecordId) -> None:
@@ -73,8 +72,8 @@ class FileColumns:
         self.directories = kinds.count(NodeKind.DIRECTORY)
         self._extents = cursor.rows(inline, EXTENT_ROW.size)
         check_extent_rows(self._extents, origin)
-        self._refs = cursor.rows(references, _PAIR_ROW.size)
-        self._directories = cursor.rows(self.directories, _PAIR_ROW.size)
+        self._refs = cursor.rows(references, PAIR_ROW.size)
+        self._directories = cursor.rows(self.directories, PAIR_ROW.size)
         devices = kinds.count(NodeKind.CHARACTER) + kinds.count(NodeKind.BLOCK)
         self._devices = cursor.rows(devices, U64_ROW.size)
         links = kinds.count(NodeKind.SYMLINK)
@@ -108,7 +107,7 @@ class FileColumns:
             return (), self._size(rest), 0
         if form == FORM_REF:
             index = forms.count(FORM_REF, 0, ordinal)
-            count, allocated = _PAIR_ROW.unpack_from(self._refs, index * _PAIR_ROW.size)
+            count, allocated = PAIR_ROW.unpack_from(self._refs, index * PAIR_ROW.size)
             if allocated > SIZE_MAX_BYTES:
                 refuse(self.origin, "an extent list is impossibly long")
             head = id_at(self._ids, self.inline_count + index)
@@ -168,7 +167,7 @@ class FileColumns:
                 form = forms[ordinal]
                 ordinal += 1
                 if form == FORM_REF:
-                    _, allocated = _PAIR_ROW.unpack_from(self._refs, references * _PAIR_ROW.size)
+                    _, allocated = PAIR_ROW.unpack_from(self._refs, references * PAIR_ROW.size)
                     references += 1
                     if allocated > SIZE_MAX_BYTES:
                         refuse(self.origin, "an extent list is impossibly long")
@@ -228,7 +227,7 @@ class FileColumns:
     def directory(self, row: int) -> tuple[RecordId | None, Totals]:
         """Content listing of the DIRECTORY at `row`, and what lies below it."""
         ordinal = self.kinds.count(NodeKind.DIRECTORY, 0, row)
-        files, content_bytes = _PAIR_ROW.unpack_from(self._directories, ordinal * _PAIR_ROW.size)
+        files, content_bytes = PAIR_ROW.unpack_from(self._directories, ordinal * PAIR_ROW.size)
         child = id_or_none(self._ids, len(self._ids) // RECORD_ID_BYTES - self.directories + ordinal)
         return child, Totals(files, content_bytes)
 
@@ -237,87 +236,71 @@ class FileColumns:
         first = len(self._ids) // RECORD_ID_BYTES - self.directories + ordinal
         return split_ids(self._ids[first * RECORD_ID_BYTES : (first + most) * RECORD_ID_BYTES])
 
+    def bulks(self) -> Iterator[tuple[int, int]]:
+        """How many extents each row holds itself, and how many bytes of a target."""
+        forms = iter(self._forms)
+        targets = pairwise(self._target_ends)
+        for kind in self.kinds:
+            if kind == _FILE:
+                form = next(forms)
+                yield 0 if form == FORM_REF else form, 0
+            elif kind == NodeKind.SYMLINK:
+                start, end = next(targets)
+                yield 0, end - start
+            else:
+                yield 0, 0
+
+    def part(self, first: int, end: int) -> FileRows:
+        """The rows from `first` up to `end` as they are written."""
+        kinds, forms, ids = self.kinds, self._forms, self._ids
+
+        def of(*wanted: NodeKind) -> tuple[int, int]:
+            before = sum(kinds.count(kind, 0, first) for kind in wanted)
+            return before, before + sum(kinds.count(kind, first, end) for kind in wanted)
+
+        file, file_end = of(NodeKind.FILE)
+        ref = forms.count(FORM_REF, 0, file)
+        ref_end = ref + forms.count(FORM_REF, file, file_end)
+        inline = sum(forms[:file]) - FORM_REF * ref
+        inline_end = sum(forms[:file_end]) - FORM_REF * ref_end
+        directory, directory_end = of(NodeKind.DIRECTORY)
+        device, device_end = of(NodeKind.CHARACTER, NodeKind.BLOCK)
+        link, link_end = of(NodeKind.SYMLINK)
+        heads = self.inline_count
+        children = len(ids) // RECORD_ID_BYTES - self.directories
+        ends = self._target_ends[link : link_end + 1]
+        return FileRows(
+            kinds[first:end],
+            forms[file:file_end],
+            self._rests[first * U64_ROW.size : end * U64_ROW.size],
+            self._extents[inline * EXTENT_ROW.size : inline_end * EXTENT_ROW.size],
+            self._refs[ref * PAIR_ROW.size : ref_end * PAIR_ROW.size],
+            self._directories[directory * PAIR_ROW.size : directory_end * PAIR_ROW.size],
+            self._devices[device * U64_ROW.size : device_end * U64_ROW.size],
+            b"".join(U16_ROW.pack(behind - start) for start, behind in pairwise(ends)),
+            self._targets[ends[0] : ends[-1]],
+            ids[inline * RECORD_ID_BYTES : inline_end * RECORD_ID_BYTES],
+            ids[(heads + ref) * RECORD_ID_BYTES : (heads + ref_end) * RECORD_ID_BYTES],
+            ids[(children + directory) * RECORD_ID_BYTES : (children + directory_end) * RECORD_ID_BYTES],
+        )
+
+    def totals(self, first: int, end: int) -> tuple[int, Totals]:
+        """How many directories are among the rows from `first` up to `end`, and what these rows add to their
+        directory's totals, without a bound. Raises DamagedError."""
+        kinds = self.kinds[first:end]
+        content_bytes = sum(size for kind, (size, _) in zip(kinds, self.sizes(first), strict=False) if kind == _FILE)
+        before = self.kinds.count(NodeKind.DIRECTORY, 0, first)
+        directories = kinds.count(NodeKind.DIRECTORY)
+        rows = self._directories[before * PAIR_ROW.size : (before + directories) * PAIR_ROW.size]
+        files = len(kinds) - directories
+        for below, below_bytes in PAIR_ROW.iter_unpack(rows):
+            files += below
+            content_bytes += below_bytes
+        return directories, Totals(files, content_bytes)
+
     def row_totals(self, row: int) -> Totals:
         """What the entry at `row` adds to its directory's totals."""
         kind = self.kinds[row]
         if kind == NodeKind.DIRECTORY:
             return self.directory(row)[1]
         return Totals(1, self.extents(row)[1] if kind == NodeKind.FILE else 0)
-
-
-def encode_files(inodes: Sequence[Inode]) -> bytes:
-    """The content side of `inodes`; what a type does not have is left out.
-
-    Raises ValueError for values that the format cannot hold.
-    """
-    kinds, forms = bytearray(), bytearray()
-    rests: list[bytes] = []
-    extents: list[bytes] = []
-    refs: list[bytes] = []
-    directories: list[bytes] = []
-    devices: list[bytes] = []
-    lengths: list[bytes] = []
-    targets: list[bytes] = []
-    chunk_ids: list[bytes] = []
-    head_ids: list[bytes] = []
-    child_ids: list[bytes] = []
-    try:
-        for inode in inodes:
-            kind = inode.kind
-            kinds.append(kind)
-            rest = inode.size
-            if not 0 <= rest <= SIZE_MAX_BYTES:
-                raise ValueError("a size has 63 bits")
-            if kind is NodeKind.FILE:
-                found = inode.extents
-                if isinstance(found, ExtentsRef):
-                    forms.append(FORM_REF)
-                    refs.append(_PAIR_ROW.pack(found.count, inode.allocated_bytes))
-                    head_ids.append(found.head)
-                else:
-                    if len(found) > INLINE_EXTENTS_MAX:
-                        raise ValueError("too many extents for an entry")
-                    forms.append(len(found))
-                    rest -= pack_extents(found, 0, extents.append, chunk_ids.append)
-            elif kind is NodeKind.DIRECTORY:
-                directories.append(_PAIR_ROW.pack(*inode.totals))
-                child_ids.append(inode.directory.content or NO_ID)
-            elif kind is NodeKind.SYMLINK:
-                lengths.append(U16_ROW.pack(len(inode.target)))
-                targets.append(inode.target)
-            elif kind is NodeKind.LINK:
-                rest = 0
-            elif kind is NodeKind.CHARACTER or kind is NodeKind.BLOCK:
-                devices.append(U64_ROW.pack(inode.rdev))
-            rests.append(U64_ROW.pack(rest & _U64))
-    except struct.error as error:
-        raise ValueError(f"an inode does not fit the format: {error}") from error
-    return b"".join((
-        kinds, forms,
-        planes_of(b"".join(rests), U64_ROW.size),
-        planes_of(b"".join(extents), EXTENT_ROW.size),
-        planes_of(b"".join(refs), _PAIR_ROW.size),
-        planes_of(b"".join(directories), _PAIR_ROW.size),
-        planes_of(b"".join(devices), U64_ROW.size),
-        planes_of(b"".join(lengths), U16_ROW.size),
-        *targets, *chunk_ids, *head_ids, *child_ids,
-    ))  # fmt: skip
-
-
-def pack_extents(
-    extents: Sequence[Extent], start: int, row: Callable[[bytes], None], chunk: Callable[[bytes], None]
-) -> int:
-    """Hands each extent's row (gaps counted from `start`) and chunk id on; returns the end of the last one.
-
-    Raises ValueError where extents overlap, are unsorted, empty or longer than a chunk can be.
-    """
-    end = start
-    for offset, length, chunk_id, chunk_offset in extents:
-        if offset < end or not 0 < length <= RAW_MAX_BYTES or not 0 <= chunk_offset < RAW_MAX_BYTES:
-            raise ValueError("extents have to be sorted, apart and within a chunk")
-        row(EXTENT_ROW.pack(offset - end, length, chunk_offset))
-        chunk(chunk_id)
-        end = offset + length
-    if end > SIZE_MAX_BYTES:
-        raise ValueError("an extent reaches behind the largest offset")
-    return end

@@ -5,8 +5,9 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from repository.format.attributes import AttrColumns, encode_attrs
-from repository.format.files import FileColumns, encode_files
+from repository.format.attributes import AttrColumns, attr_rows, encode_attrs
+from repository.format.filerows import encode_files, file_rows
+from repository.format.files import FileColumns
 from repository.format.inode import Inode, NodeKind, Totals
 from repository.format.packing import Cursor, id_at, planes_of, refuse
 from repository.format.tree import LAYOUT, LEVEL_MAX
@@ -109,7 +110,7 @@ def encode_links_segment(inodes: Sequence[Inode], inline: Sequence[bytes | None]
     if any(inode.kind in (NodeKind.DIRECTORY, NodeKind.LINK) for inode in inodes):
         raise ValueError("the links table holds neither directories nor links")
     head = _HEAD.pack(LAYOUT, len(inodes))
-    return b"".join((head, encode_files(inodes), encode_attrs(inodes, inline, records)))
+    return b"".join((head, encode_files([file_rows(inodes)]), encode_attrs([attr_rows(inodes, inline, records)])))
 
 
 def encode_links_list(level: int, children: Sequence[ListedLinks]) -> bytes:

@@ -8,7 +8,8 @@ import struct
 from typing import Final
 
 from repository.format.attributes import ATTR_ROW_BYTES, XATTRS_RECORD
-from repository.format.files import EXTENT_ROW, FORM_REF, FORMS, KINDS
+from repository.format.filerows import EXTENT_ROW, FORM_REF
+from repository.format.files import FORMS, KINDS
 from repository.format.inode import NodeKind
 from repository.format.packing import refuse, split_ids
 from repository.format.tree import LAYOUT, SEGMENT_ENTRIES_MAX

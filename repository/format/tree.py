@@ -16,9 +16,9 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from repository.format.attributes import AttrColumns, encode_attrs
-from repository.format.files import FileColumns, encode_files
-from repository.format.inode import Entry, Inode
+from repository.format.attributes import AttrColumns, AttrRows, encode_attrs
+from repository.format.filerows import FileRows, encode_files
+from repository.format.files import FileColumns
 from repository.format.packing import Cursor, id_at, planes_of, refuse, split_ids
 from repository.ids import NO_ID, RECORD_ID_BYTES, RecordId
 
@@ -226,19 +226,15 @@ def encode_names(names: Sequence[bytes]) -> bytes:
     return bytes(map(len, names)) + joined
 
 
-def encode_content(entries: Sequence[Entry]) -> bytes:
-    """The DIR_CONTENT payload of `entries` (sorted by name). Raises ValueError where the format cannot hold them."""
-    names = [name for name, _ in entries]
-    return b"".join(
-        (_HEAD.pack(LAYOUT, len(entries)), encode_names(names), encode_files([inode for _, inode in entries]))
-    )
+def encode_content(names: Sequence[bytes], parts: Sequence[FileRows]) -> bytes:
+    """The DIR_CONTENT payload of entries sorted by name, whose rows are those of `parts`. Raises ValueError for names
+    that no directory can hold."""
+    return b"".join((_HEAD.pack(LAYOUT, len(names)), encode_names(names), encode_files(parts)))
 
 
-def encode_attributes(
-    inodes: Sequence[Inode], inline: Sequence[bytes | None], records: Sequence[RecordId], directories: int
-) -> bytes:
-    """The DIR_ATTRS payload of `inodes`; `inline` and `records` as in `encode_attrs`."""
-    return _ATTRS_HEAD.pack(LAYOUT, len(inodes), directories) + encode_attrs(inodes, inline, records)
+def encode_attributes(count: int, directories: int, parts: Sequence[AttrRows]) -> bytes:
+    """The DIR_ATTRS payload of `count` entries, `directories` of which are directories."""
+    return _ATTRS_HEAD.pack(LAYOUT, count, directories) + encode_attrs(parts)
 
 
 def encode_lists(level: int, children: Sequence[ListedSegment]) -> tuple[bytes, bytes]:

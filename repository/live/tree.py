@@ -8,26 +8,25 @@ nodes owned but untouched, so that the caller loads what is missing and calls ag
 """
 
 import errno
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
-from typing import Final
+from typing import Final, TypeVar
 
 from repository.errors import RefusedError
 from repository.format.inode import DirRef, Inode, NodeKind
 from repository.format.journal import Anchor
+from repository.format.stats import Stat
 from repository.ids import ROOT_FILE_ID, VERSION_BITS, FileId, RecordId
 from repository.live.filedata import FileData
 from repository.live.node import Node, View
 from repository.ports import Clock
 from repository.trees.reader import TreeReader
 
+Committed = TypeVar("Committed", Inode, Stat)
+
 NAME_BYTES_MAX: Final = 255
 RESOLVED_DIRECTORIES_MAX: Final = 16_384
 """Committed directories remembered by file id; about 300 bytes each. A commit replaces those that it wrote: the others
 are in the new root as they were, so a deep path needs no reading after it."""
-LISTING_BATCH: Final = 256
-"""Entries produced per step of a listing: about one tree segment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +148,7 @@ class LiveTree:
         found = self.find(parent, name)
         return None if found is None else found[0]
 
-    def newest(self, inode: Inode) -> View:
+    def newest(self, inode: Committed) -> Node | Inode | Committed:
         """The newest state of a committed entry; LINK entries come back as the inode they stand for."""
         node = self.overlay.get(inode.file_id) or self.frozen.get(inode.file_id)
         if node is not None:
@@ -304,56 +303,3 @@ def _node_of(inode: Inode, parent: FileId, name: bytes) -> Node:
         target=inode.target,
         touched=False,
     )
-
-
-class Listing:
-    """One pass over a directory, in name order, in batches; holds what changed at its beginning.
-
-    A committed listing is immutable, so a pass is not disturbed by commits; entries made or removed after its
-    beginning may or may not be seen, as POSIX allows.
-    """
-
-    def __init__(self, tree: LiveTree, directory: FileId) -> None:
-        self._tree = tree
-        self._directory = directory
-        changes: set[bytes] = set()
-        for layer in (tree.frozen, tree.overlay):
-            node = layer.get(directory)
-            if node is not None:
-                changes.update(node.changes)
-        self._base = tree.listing_of(directory) if directory not in tree.orphans else DirRef(None, None)
-        self._changes = changes
-        self._names = sorted(changes)
-        self._next = 0
-        self._after: bytes | None = None
-
-    def batch(self) -> list[tuple[bytes, View]]:
-        """The next entries, up to LISTING_BATCH of the committed ones; empty at the end."""
-        while True:
-            committed = list(islice(self._tree.reader.scan(self._base, self._after), LISTING_BATCH))
-            limit = committed[-1].name if len(committed) == LISTING_BATCH else None
-            at = self._next
-            merged = {entry.name: entry.inode for entry in committed if entry.name not in self._changes}
-            found = [(name, self._tree.newest(inode)) for name, inode in merged.items()]
-            while at < len(self._names) and (limit is None or self._names[at] <= limit):
-                view = self._tree.lookup(self._directory, self._names[at])
-                if view is not None:
-                    found.append((self._names[at], view))
-                at += 1
-            found.sort(key=_first)
-            self._next = at
-            if committed:
-                self._after = committed[-1].name
-            if found or limit is None:
-                return found
-
-
-def _first(pair: tuple[bytes, View]) -> bytes:
-    return pair[0]
-
-
-def entries(tree: LiveTree, directory: FileId) -> Iterator[tuple[bytes, View]]:
-    """All entries of a directory, in name order."""
-    listing = Listing(tree, directory)
-    while batch := listing.batch():
-        yield from batch

@@ -17,7 +17,8 @@ from repository.restore.early import EarlyWriting
 from repository.restore.estimate import require_room
 from repository.restore.files import FileWriter
 from repository.restore.hands import Hands, RestoringWork
-from repository.restore.restore import RestoreCounts, Restorer
+from repository.restore.restore import Restorer
+from repository.restore.sending import RestoreCounts
 from repository.restore.target import WhenThere, open_destination
 from repository.storage.calls import Calls
 from repository.trees.reader import RecordCache, TreeReader

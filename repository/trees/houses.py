@@ -4,7 +4,7 @@ Owns where they are cut, and with that the promise that the same content always 
 """
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final
 
 import xxhash
 
@@ -17,7 +17,7 @@ from repository.format.extents import (
     encode_extent_list,
     encode_extent_segment,
 )
-from repository.format.inode import Entry, Extent, ExtentsRef, Inode, NodeKind, Totals
+from repository.format.inode import Extent, Inode, NodeKind, Totals
 from repository.format.links import (
     LINKS_LIST_MAX,
     LINKS_SEGMENT_MAX,
@@ -27,67 +27,19 @@ from repository.format.links import (
     encode_links_segment,
 )
 from repository.format.packing import SIZE_MAX_BYTES
-from repository.format.record import RecordKind, Stored
-from repository.format.tree import (
-    LIST_NODES_MAX,
-    SEGMENT_ENTRIES_MAX,
-    ListedSegment,
-    encode_attributes,
-    encode_content,
-    encode_lists,
-)
-from repository.format.xattrs import INLINE_XATTRS_MAX_BYTES, encode_xattrs
-from repository.ids import RecordId
-from repository.leases import Lease
-from repository.ledger import Claim
+from repository.format.record import RecordKind
+from repository.format.tree import LIST_NODES_MAX, ListedSegment, encode_lists
 from repository.trees.cache import expect
+from repository.trees.entries import Entries, Item, weight_of
+from repository.trees.pen import Pen
 from repository.trees.reader import TreeReader, sum_totals
 from repository.trees.storeys import Bounds, House, Storey
 
-_ENTRIES: Final = Bounds(64, 256, SEGMENT_ENTRIES_MAX)
-"""Weights of a directory segment; an entry without many extents weighs 1. About 256 entries."""
 _EXTENTS: Final = Bounds(128, 512, EXTENTS_SEGMENT_MAX)
 _LINKS: Final = Bounds(64, 256, LINKS_SEGMENT_MAX)
 _REFS: Final = Bounds(256, 1024, LIST_NODES_MAX)
 """References in a list: a directory of 100,000 entries has one list, one of a million two and one above."""
-_EXTENTS_PER_WEIGHT: Final = 4
-_TARGET_BYTES_PER_WEIGHT: Final = 128
-"""Entries with many extents or long targets weigh more, so that one change never rewrites a huge segment."""
 assert max(EXTENTS_LIST_MAX, LINKS_LIST_MAX) == LIST_NODES_MAX
-
-
-class RecordSink(Protocol):
-    """What the writer asks of the store."""
-
-    def put(
-        self, kind: RecordKind, payloads: Sequence[bytes], lease: Lease, claim: Claim | None = None
-    ) -> list[Stored]: ...
-
-
-class Pen(NamedTuple):
-    """Stores records of one tree."""
-
-    store: RecordSink
-    lease: Lease
-    claim: Claim | None
-
-    def put(self, kind: RecordKind, payloads: Sequence[bytes]) -> list[RecordId]:
-        return [one.id for one in self.store.put(kind, payloads, self.lease, self.claim)] if payloads else []
-
-    def put_xattrs(self, inodes: Sequence[Inode]) -> tuple[list[bytes | None], list[RecordId]]:
-        """Encoded xattrs of each inode, None for those that went into records of their own; and these."""
-        if not any(inode.xattrs for inode in inodes):
-            return [b""] * len(inodes), []
-        inline: list[bytes | None] = []
-        long: list[bytes] = []
-        for inode in inodes:
-            encoded = encode_xattrs(inode.xattrs) if inode.xattrs and inode.kind is not NodeKind.LINK else b""
-            if len(encoded) > INLINE_XATTRS_MAX_BYTES:
-                long.append(encoded)
-                inline.append(None)
-            else:
-                inline.append(encoded)
-        return inline, self.put(RecordKind.XATTRS, long)
 
 
 def entry_totals(inode: Inode) -> Totals:
@@ -95,66 +47,6 @@ def entry_totals(inode: Inode) -> Totals:
     if inode.kind is NodeKind.DIRECTORY:
         return inode.totals
     return Totals(1, inode.size if inode.kind is NodeKind.FILE else 0)
-
-
-def _summed(inodes: Sequence[Inode]) -> tuple[int, Totals]:
-    """How many directories are among them, and the sum of their `entry_totals`."""
-    directories = files = content_bytes = 0
-    for inode in inodes:
-        kind = inode.kind
-        if kind is NodeKind.DIRECTORY:
-            directories += 1
-            files += inode.totals.files
-            content_bytes += inode.totals.content_bytes
-        else:
-            files += 1
-            if kind is NodeKind.FILE:
-                content_bytes += inode.size
-    return directories, Totals(files, min(content_bytes, SIZE_MAX_BYTES))
-
-
-def _weight(inode: Inode) -> int:
-    weight = 1 + len(inode.target) // _TARGET_BYTES_PER_WEIGHT
-    extents = inode.extents
-    if not isinstance(extents, ExtentsRef):
-        weight += len(extents) // _EXTENTS_PER_WEIGHT
-    return weight
-
-
-class _Entries(Storey[bytes, Entry, ListedSegment]):
-    """Ground storey of a directory."""
-
-    bounds = _ENTRIES
-
-    def __init__(self, pen: Pen, reader: TreeReader) -> None:
-        self._pen = pen
-        self._reader = reader
-
-    def key(self, item: Entry) -> bytes:
-        return item.name
-
-    def weigh(self, item: Entry) -> tuple[int, int]:
-        name, inode = item
-        return _weight(inode), xxhash.xxh3_64_intdigest(name)
-
-    def read(self, ref: ListedSegment) -> list[Entry]:
-        return self._reader.segment(ref.content, ref.attrs)
-
-    def write(self, groups: Sequence[Sequence[Entry]]) -> list[ListedSegment]:
-        contents = self._pen.put(RecordKind.DIR_CONTENT, [encode_content(group) for group in groups])
-        payloads: list[bytes] = []
-        totals: list[Totals] = []
-        for group in groups:
-            inodes = [inode for _, inode in group]
-            inline, records = self._pen.put_xattrs(inodes)
-            directories, total = _summed(inodes)
-            payloads.append(encode_attributes(inodes, inline, records, directories))
-            totals.append(total)
-        attrs = self._pen.put(RecordKind.DIR_ATTRS, payloads)
-        return [
-            ListedSegment(group[-1].name, content_id, attrs_id, len(group), *total)
-            for group, content_id, attrs_id, total in zip(groups, contents, attrs, totals, strict=True)
-        ]
 
 
 class _Lists(Storey[bytes, ListedSegment, ListedSegment]):
@@ -189,11 +81,11 @@ class _Lists(Storey[bytes, ListedSegment, ListedSegment]):
         ]  # fmt: skip
 
 
-class DirectoryHouse(House[bytes, Entry, ListedSegment]):
+class DirectoryHouse(House[bytes, Item, ListedSegment]):
     """Directories: entries by name."""
 
     def __init__(self, pen: Pen, reader: TreeReader) -> None:
-        self.ground = _Entries(pen, reader)
+        self.ground = Entries(pen, reader)
         self._pen = pen
         self._reader = reader
 
@@ -287,7 +179,7 @@ class _Links(Storey[int, Inode, ListedLinks]):
         return item.file_id
 
     def weigh(self, item: Inode) -> tuple[int, int]:
-        return _weight(item), xxhash.xxh3_64_intdigest(item.file_id.to_bytes(8, "little"))
+        return weight_of(item), xxhash.xxh3_64_intdigest(item.file_id.to_bytes(8, "little"))
 
     def read(self, ref: ListedLinks) -> list[Inode]:
         return list(self._reader.scan_links(ref.id))

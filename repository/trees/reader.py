@@ -250,10 +250,9 @@ class TreeReader(ExtentReader, LinksReader):
         """The whole inode of a row."""
         return self._inode(row.content, row.attrs, row.position)
 
-    def segment(self, content_id: RecordId, attrs_id: RecordId) -> list[Entry]:
-        """All entries of one segment."""
-        content, attrs = self._pair(content_id, attrs_id)
-        return [Entry(name, self._inode(content, attrs, row)) for row, name in enumerate(content.names)]
+    def segment(self, content_id: RecordId, attrs_id: RecordId) -> tuple[DirContent, DirAttrs]:
+        """One segment of a directory."""
+        return self._pair(content_id, attrs_id)
 
     def listed(self, content_id: RecordId, attrs_id: RecordId, level: int) -> list[ListedSegment]:
         """The children of a pair of lists of `level`."""

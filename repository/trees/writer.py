@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from repository.format.extents import ExtentSegmentRef, splice
-from repository.format.files import INLINE_EXTENTS_MAX
+from repository.format.filerows import INLINE_EXTENTS_MAX
 from repository.format.inode import EMPTY_DIR, DirRef, Entry, Extent, ExtentsRef, Inode, Totals
 from repository.format.links import ListedLinks
 from repository.format.packing import SIZE_MAX_BYTES
@@ -12,7 +12,8 @@ from repository.format.tree import ListedSegment
 from repository.ids import FileId, RecordId
 from repository.leases import Lease
 from repository.ledger import Claim
-from repository.trees.houses import DirectoryHouse, ExtentHouse, LinksHouse, Pen, RecordSink
+from repository.trees.houses import DirectoryHouse, ExtentHouse, LinksHouse
+from repository.trees.pen import Pen, RecordSink
 from repository.trees.reader import TreeReader
 from repository.trees.storeys import build, rewrite
 

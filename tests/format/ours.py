@@ -6,10 +6,9 @@ from repository.format.catalog import Slot
 from repository.format.inode import DirRef, Inode, NodeKind
 from repository.ids import RecordId
 from repository.live.node import Node, View
-from repository.live.tree import entries
 from repository.repo import Repository
 from tests.format.golden import KINDS, Row, digest, text_of, xattr_rows
-from tests.support.sync_live import SyncLive, read_inode
+from tests.support.sync_live import SyncLive, entries, read_inode
 
 
 def row(path: bytes, view: View, data: bytes) -> Row:

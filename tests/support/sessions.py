@@ -6,6 +6,7 @@ from pathlib import Path
 
 import trio
 
+from fusefs.neighbours import Neighbours
 from fusefs.readpath import ReadPath
 from fusefs.session import LiveSession
 from fusefs.trees import Trees
@@ -31,7 +32,8 @@ async def served(
         workers = Workers()
         trees = Trees(repository.reader.cache.view(inline=False), workers)
         reads = ReadPath(repository.store, trees, workers, nursery)
-        session = LiveSession(repository, reads, trees, workers, nursery)
+        neighbours = Neighbours(repository.reader, trees, reads, workers, nursery)
+        session = LiveSession(repository, reads, trees, neighbours, workers, nursery)
         yield session, repository
         if ends:
             await session.stop()

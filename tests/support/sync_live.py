@@ -1,17 +1,20 @@
 """The live tree of a real repository, driven synchronously: what the mount does, without a kernel and an event loop."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from repository.chunker import Chunker
 from repository.format.catalog import Slot, SnapshotKind
 from repository.format.inode import DirRef, Inode, NodeKind
+from repository.format.stats import Stat
 from repository.ids import ROOT_FILE_ID, FileId, RecordId
 from repository.journal import JournalWriter
 from repository.live import journaling, writing
 from repository.live.filedata import Piece
 from repository.live.head import Frozen, HeadCommitter
+from repository.live.listing import Listing
 from repository.live.node import Node, View
-from repository.live.tree import entries
+from repository.live.tree import LiveTree
 from repository.ports import Clock
 from repository.repo import Repository
 from repository.storage.calls import Calls
@@ -131,6 +134,25 @@ class SyncLive:
             if view.kind is NodeKind.DIRECTORY:
                 found += self._picture(here, view.file_id)
         return found
+
+
+def entries(tree: LiveTree, directory: FileId) -> Iterator[tuple[bytes, View]]:
+    """All entries of a directory, in name order, each as a look-up finds it."""
+    listing = Listing(tree, directory)
+    while batch := listing.batch():
+        for one in batch:
+            assert one is not None
+            name, view, linked = one
+            found = tree.find(directory, name)
+            assert found is not None and found[1] == linked and told_of(found[0]) == told_of(view)
+            yield name, found[0]
+
+
+def told_of(view: View | Stat) -> tuple[object, ...]:
+    """What `stat` tells of an inode."""
+    times = (view.atime_ns, view.mtime_ns, view.ctime_ns)
+    owners = (view.mode, view.uid, view.gid)
+    return (view.kind, view.file_id, view.rdev, view.size, view.nlink, view.allocated_bytes, *owners, *times)
 
 
 def seen(view: Node | Inode, data: bytes) -> tuple[object, ...]:

@@ -14,11 +14,11 @@ from repository.crew import Crew
 from repository.errors import InterruptedByUserError, NoSpaceError
 from repository.locate import Located, locate
 from repository.repo import Repository
-from repository.restore import command, hands
+from repository.restore import command, hands, sending
 from repository.restore import files as writing
 from repository.restore import restore as walking
 from repository.restore.command import restore
-from repository.restore.restore import RestoreCounts
+from repository.restore.sending import RestoreCounts
 from repository.restore.target import TEMPORARY_PREFIX, WhenThere
 from repository.units import KIB, MIB
 from tests.support.repositories import SetClock, make, open_for_reading, open_for_writing
@@ -35,7 +35,7 @@ def two_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crews, "cores", lambda: 2)
     monkeypatch.setattr(command, "cores", lambda: 2)
     monkeypatch.setattr(command, "CREW_FILES_MIN", 1)
-    monkeypatch.setattr(walking, "JOB_FILES", 16)
+    monkeypatch.setattr(sending, "JOB_FILES", 16)
     monkeypatch.setattr(writing, "WINDOW_BYTES", WINDOW)
     monkeypatch.setattr(walking, "WINDOW_BYTES", WINDOW)
 

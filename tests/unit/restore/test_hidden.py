@@ -15,6 +15,7 @@ from repository.ids import RecordId
 from repository.locate import locate
 from repository.repo import Repository
 from repository.restore import restore as walking
+from repository.restore import sending
 from repository.restore.attributes import Attributes
 from repository.restore.command import restore
 from repository.restore.files import FileWriter
@@ -88,7 +89,7 @@ def test_a_killed_restore_leaves_no_half_file_under_its_name(
         return real(fd, data, offset)
 
     monkeypatch.setattr("repository.restore.hands.THREADS", 1)
-    monkeypatch.setattr(walking, "JOB_FILES", 10)
+    monkeypatch.setattr(sending, "JOB_FILES", 10)
     pid = os.fork()
     if pid == 0:
         monkeypatch.setattr("repository.restore.target.os.pwrite", dying)

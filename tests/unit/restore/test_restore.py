@@ -23,8 +23,9 @@ from repository.locate import Located, locate
 from repository.repo import Repository
 from repository.restore import files as restore_files
 from repository.restore.command import restore
-from repository.restore.restore import RestoreCounts, WhenThere
+from repository.restore.restore import WhenThere
 from repository.restore.rows import Row
+from repository.restore.sending import RestoreCounts
 from repository.restore.target import TEMPORARY_PREFIX
 from repository.units import MIB
 from tests.support.repositories import SetClock, make, open_for_writing

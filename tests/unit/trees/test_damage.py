@@ -24,7 +24,8 @@ from repository.format.tree import AttrsList, ContentList, DirAttrs, DirContent
 from repository.ids import FileId, RecordId
 from repository.reach import quick_references, split_references
 from repository.trees.cache import RecordCache, decode_node
-from repository.trees.houses import DirectoryHouse, ExtentHouse, LinksHouse, Pen
+from repository.trees.houses import DirectoryHouse, ExtentHouse, LinksHouse
+from repository.trees.pen import Pen
 from repository.trees.reader import TreeReader
 from repository.trees.storeys import build
 from repository.trees.writer import TreeWriter

@@ -12,6 +12,7 @@ from repository.format.record import RecordKind
 from repository.ids import FileId, RecordId
 from repository.trees import houses
 from repository.trees.cache import NotCached, RecordCache
+from repository.trees.entries import Entries
 from repository.trees.reader import TreeReader
 from repository.trees.storeys import Bounds
 from repository.trees.writer import TreeWriter
@@ -52,7 +53,7 @@ def numbered(count: int, step: int = 1) -> list[Entry]:
 @pytest.fixture
 def tiny_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of about four entries under lists of about four, so that small directories have many storeys."""
-    monkeypatch.setattr(houses._Entries, "bounds", Bounds(2, 4, 8))
+    monkeypatch.setattr(Entries, "bounds", Bounds(2, 4, 8))
     monkeypatch.setattr(houses._Lists, "bounds", Bounds(2, 4, 8))
     monkeypatch.setattr(houses._Links, "bounds", Bounds(2, 4, 8))
     monkeypatch.setattr(houses._LinksLists, "bounds", Bounds(2, 4, 8))

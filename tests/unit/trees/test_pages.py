@@ -11,6 +11,7 @@ from repository.format.stats import Stat, looks_of
 from repository.ids import FileId, RecordId
 from repository.trees import houses
 from repository.trees.cache import NotCached, RecordCache
+from repository.trees.entries import Entries
 from repository.trees.reader import Page, TreeReader
 from repository.trees.storeys import Bounds
 from repository.trees.writer import TreeWriter
@@ -92,7 +93,7 @@ def test_files_of_one_extent_are_compared_by_their_size() -> None:
 @pytest.fixture
 def tiny_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of about four entries under lists of about four."""
-    monkeypatch.setattr(houses._Entries, "bounds", Bounds(2, 4, 8))
+    monkeypatch.setattr(Entries, "bounds", Bounds(2, 4, 8))
     monkeypatch.setattr(houses._Lists, "bounds", Bounds(2, 4, 8))
 
 

@@ -3,6 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from repository.format.attributes import attr_rows
+from repository.format.filerows import file_rows
 from repository.format.inode import Entry, Inode, NodeKind
 from repository.format.record import RecordKind
 from repository.format.tree import encode_attributes, encode_content
@@ -17,7 +19,7 @@ ORIGIN = RecordId(bytes(range(32)))
 @given(st.lists(inodes(), min_size=1, max_size=12), st.data())
 def test_directories_refer_to_what_decoding_tells(content: list[Inode], data: st.DataObject) -> None:
     entries = [Entry(b"%04d" % number, inode) for number, inode in enumerate(content)]
-    payload = encode_content(entries)
+    payload = encode_content([name for name, _ in entries], [file_rows(content)])
     quick = quick_references(RecordKind.DIR_CONTENT, payload, ORIGIN)
     assert quick == split_references(RecordKind.DIR_CONTENT, payload, ORIGIN)
     wanted = [one.directory.content for one in content if one.kind is NodeKind.DIRECTORY]
@@ -30,12 +32,8 @@ def test_directories_refer_to_what_decoding_tells(content: list[Inode], data: st
     inline = [None if away else encode_xattrs(one.xattrs) for one, away in zip(content, apart, strict=True)]
     records = [data.draw(IDS) for away in apart if away]
     directories = sum(one.kind is NodeKind.DIRECTORY for one in content)
-    payload = encode_attributes(
-        content,
-        [b"" if one.kind is NodeKind.LINK else x for one, x in zip(content, inline, strict=True)],
-        records,
-        directories,
-    )
+    inline = [b"" if one.kind is NodeKind.LINK else x for one, x in zip(content, inline, strict=True)]
+    payload = encode_attributes(len(content), directories, [attr_rows(content, inline, records)])
     quick = quick_references(RecordKind.DIR_ATTRS, payload, ORIGIN)
     assert quick == split_references(RecordKind.DIR_ATTRS, payload, ORIGIN)
     assert quick.leaves == records

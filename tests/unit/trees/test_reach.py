@@ -21,6 +21,7 @@ from repository.reach import references, walk
 from repository.roots import next_counter
 from repository.trees import houses
 from repository.trees.cache import RecordCache
+from repository.trees.entries import Entries
 from repository.trees.reader import TreeReader
 from repository.trees.storeys import Bounds
 from repository.trees.writer import TreeWriter
@@ -31,7 +32,7 @@ from tests.support.memory_store import MemoryStore
 @pytest.fixture(autouse=True)
 def tiny_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small trees with many records."""
-    storeys = (houses._Entries, houses._Lists, houses._Extents, houses._ExtentLists, houses._Links, houses._LinksLists)
+    storeys = (Entries, houses._Lists, houses._Extents, houses._ExtentLists, houses._Links, houses._LinksLists)
     for storey in storeys:
         monkeypatch.setattr(storey, "bounds", Bounds(2, 4, 8))
 
