@@ -141,6 +141,9 @@ class Recovery(Driver):
             recovered = isinstance(end, Retry)
             if not recovered:
                 self._refusal = self._space.shortage(error.needed_bytes or self._state.needs.segment_bytes)
+        except BallastError as broken:
+            log.warning("recovery.broken_off", extra={"error": str(broken), "steps": list(self._steps.run.steps)})
+            raise
         finally:
             self._grown_bytes = self._store.grown_bytes
             with self._lock:

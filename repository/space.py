@@ -272,11 +272,12 @@ class Space:
         with self._volume.open(RESERVE_FILE, writable=True) as handle:
             size = handle.size()
             try:
-                handle.allocate(size, nbytes, incompressible=True)
+                try:
+                    handle.allocate(size, nbytes, incompressible=True)
+                finally:
+                    handle.truncate(size)
             except NoSpaceError:
                 return False
-            finally:
-                handle.truncate(size)
         return True
 
     # --- the guard -------------------------------------------------------------------------------------------

@@ -131,9 +131,12 @@ class Steps:
 
     def _release(self, effect: Release) -> Event:
         wanted = self._space.reserve().bytes_ if effect.nbytes is None else effect.nbytes
-        freed = self._space.release(wanted)
-        if freed:
-            self._note("released", f"release {format_size(freed)}", nbytes=freed)
+        try:
+            freed = self._space.release(wanted)
+            if freed:
+                self._note("released", f"release {format_size(freed)}", nbytes=freed)
+        except NoSpaceError as error:  # there are other steps that free
+            self._note("not_released", f"release: {error}")
         return Released(self._space.sight())
 
     def _collect(self, effect: Collect) -> Event:

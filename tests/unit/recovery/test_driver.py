@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from repository.errors import NoSpaceError, ReadOnlyError, SyncFailedError
+from repository.errors import NoSpaceError, ReadOnlyError, SyncFailedError, VolumeError
 from repository.format.catalog import SnapshotKind
 from repository.format.journal import JournalMark
 from repository.ids import PackIndex
@@ -174,6 +174,45 @@ def test_readers_of_a_mode_never_wait(repository: Repository, disk: TinyDisk) ->
     at_release(repository, look)
     repository.recovery.climb(NoSpaceError("full", 4 * KIB))
     assert seen == [Mode.EMERGENCY]
+
+
+def test_a_reserve_that_cannot_be_cut_does_not_end_the_climb(repository: Repository, disk: TinyDisk) -> None:
+    """btrfs refuses that for moments under a quota; what else frees does not rest on it."""
+    repository.delete(publish(repository, some_files(1, 30), "gone"))
+    disk.leave(0)
+    refused = 0
+
+    def refuse() -> None:
+        nonlocal refused
+        if mode(repository) is Mode.EMERGENCY:
+            refused += 1
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    disk.before["ftruncate"] = refuse
+    repository.recovery.climb(NoSpaceError("full", 4 * KIB))
+    assert refused
+    assert mode(repository) is Mode.NORMAL
+    assert disk.free_bytes() >= 4 * KIB
+    assert repository.space.reserve().whole
+
+
+@pytest.mark.logs("recovery.broken_off")
+def test_a_climb_that_breaks_off_is_told_of(
+    repository: Repository, disk: TinyDisk, caplog: pytest.LogCaptureFixture
+) -> None:
+    repository.delete(publish(repository, some_files(1, 30), "gone"))
+    disk.leave(0)
+
+    def refuse() -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    disk.before["ftruncate"] = refuse
+    with pytest.raises(VolumeError):
+        repository.recovery.climb(NoSpaceError("full", 4 * KIB))
+    assert "recovery.broken_off" in caplog.text
+    disk.before.clear()
+    repository.recovery.climb(NoSpaceError("full", 4 * KIB))
+    assert mode(repository) is Mode.NORMAL
 
 
 class _StopError(BaseException):
