@@ -76,7 +76,8 @@ async def test_a_stream_is_copied_once_and_handed_over_in_large_pieces(
         jobs = STREAM_BYTES // JOB_TRIGGER_BYTES
         assert seen["hops"] <= jobs + 2, "one for each job, the tail, and the flush"
         assert seen["gathered"] <= STREAM_BYTES * 5 // 4, "a tail of at most a chunk a job, twice"
-        assert counting.seen["write"] <= 2 * jobs + 4, "one for each job and pack"
+        # 16 to 20 seen, by how the two writers take turns; 113 if each chunk were written alone.
+        assert counting.seen["write"] <= 3 * (jobs + 1), "one for each job, a second pack, and behind another's records"
         assert calls.total() / (STREAM_BYTES // MIB) <= CALLS_A_MIB, calls.most_common(20)
         assert (await session.ops.read((await session.ops.open(live_number(node.file_id), 0)).fh, 0, 4096)) == data[
             :4096
