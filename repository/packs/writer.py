@@ -208,6 +208,8 @@ class PackWriter:
             self._unmark(pack)
             seal_file(pack.handle, self._codec, directory, pack.end_offset, self._config.seed)
             pack.handle.fdatasync()
+            if pack.stream is Stream.BULK:
+                pack.handle.wont_need()
         except NoSpaceError:
             raise
         except BallastError as error:

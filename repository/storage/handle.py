@@ -243,6 +243,14 @@ class FileHandle:
         except OSError:
             return
 
+    def wont_need(self) -> None:
+        """Tell the kernel that what it holds in memory of this file is better used for something else; a hint that is
+        never an error. What is not durable yet stays."""
+        try:
+            self._calls.wont_need(self._fd)
+        except OSError:
+            return
+
     def holes(self, end: int) -> Iterator[tuple[int, int]]:
         """The ranges (start, end) without blocks in the first `end` bytes; none where the volume cannot tell."""
         position = 0
