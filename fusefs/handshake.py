@@ -1,4 +1,4 @@
-"""Shakes hands with the kernel in pyfuse3's place, to ask for two things that pyfuse3 does not pass on.
+"""Shakes hands with the kernel in pyfuse3's place, to ask for two things that it does not pass on, and not for a third.
 
 libfuse writes the answer to the kernel's INIT by itself. So pyfuse3 is given one end of a socket pair as its device
 (`/dev/fd/N`, which libfuse takes for a device that is mounted already). Here the INIT is handed on, the answer is taken
@@ -7,6 +7,8 @@ about to read for the first and for the second time (see `quickloop.py`), in ste
 
 - HANDLE_KILLPRIV_V2: without it the kernel asks for `security.capability` before each single write.
 - DONT_MASK: without it the kernel applies the umask before a default ACL could take its place.
+- AUTO_INVAL_DATA, which libfuse asks for: with it the kernel throws away what it holds of a file as soon as it hears of
+  another mtime, so after each of its own writes, and asks for attributes before it reads from its cache.
 """
 
 import array
@@ -29,6 +31,10 @@ DONT_MASK: Final = 1 << 6
 WANTED: Final = HANDLE_KILLPRIV_V2 | DONT_MASK
 """Flags of `include/uapi/linux/fuse.h`. The first lets us clear setuid bits and capabilities on write, chown and
 truncate (`repository.live.attributes` does); the second lets us apply the umask (`repository.live.names` does)."""
+AUTO_INVAL_DATA: Final = 1 << 12
+UNWANTED: Final = AUTO_INVAL_DATA
+"""Bytes of a file change through the kernel alone: in `live` by its writes and truncations, in snapshots never. What is
+made up (`special.py`) is read past the page cache, or the cache is dropped at `open`."""
 MOUNT_TIMEOUT_S: Final = 30.0
 """fusermount3 takes milliseconds; longer means that the mountpoint's own file system hangs."""
 _MESSAGE_BYTES_MAX: Final = 1 << 20
@@ -71,7 +77,7 @@ class Handshake:
         if len(answer) >= _ANSWER_FLAGS_OFFSET + _FLAGS.size:  # an error is a header alone, and passed on as it is
             (flags,) = _FLAGS.unpack_from(answer, _ANSWER_FLAGS_OFFSET)
             granted = self._offered & WANTED
-            _FLAGS.pack_into(answer, _ANSWER_FLAGS_OFFSET, flags | granted)
+            _FLAGS.pack_into(answer, _ANSWER_FLAGS_OFFSET, (flags | granted) & ~UNWANTED)
             _log.debug("handshake.done", extra={"granted": hex(granted)})
         os.write(self._device, answer)
         self._answers.attach(self._device, self.number, self._ours)
