@@ -32,14 +32,17 @@ WANTED: Final = HANDLE_KILLPRIV_V2 | DONT_MASK
 """Flags of `include/uapi/linux/fuse.h`. The first lets us clear setuid bits and capabilities on write, chown and
 truncate (`repository.live.attributes` does); the second lets us apply the umask (`repository.live.names` does)."""
 AUTO_INVAL_DATA: Final = 1 << 12
-UNWANTED: Final = AUTO_INVAL_DATA
-"""Bytes of a file change through the kernel alone: in `live` by its writes and truncations, in snapshots never. What is
-made up (`special.py`) is read past the page cache, or the cache is dropped at `open`."""
+"""Not needed: bytes of a file change through the kernel alone, in `live` by its writes and truncations, in snapshots
+never. What is made up (`special.py`) is read past the page cache, or the cache is dropped at `open`."""
+DROPS_FAILED_WRITES: Final = 38
+"""The minor version of the protocol (Linux 6.1) from which on the kernel is known to forget by itself what a write that
+failed has put into its pages. Older ones keep AUTO_INVAL_DATA."""
 MOUNT_TIMEOUT_S: Final = 30.0
 """fusermount3 takes milliseconds; longer means that the mountpoint's own file system hangs."""
 _MESSAGE_BYTES_MAX: Final = 1 << 20
 """The kernel refuses to hand out a request to a reader with less room than its largest request takes."""
 _OPCODE_INIT: Final = 26
+_REQUEST_MINOR_OFFSET: Final = 40 + 4
 _REQUEST_FLAGS_OFFSET: Final = 40 + 12
 _ANSWER_FLAGS_OFFSET: Final = 16 + 12
 """Behind the header: major, minor, read-ahead; then the flags."""
@@ -57,6 +60,7 @@ class Handshake:
         self.number: Final = theirs.detach()
         """The descriptor that pyfuse3 is to take for its device."""
         self._offered: int | None = None
+        self._minor = 0
         self.done = False
 
     @property
@@ -71,17 +75,24 @@ class Handshake:
             if len(request) < _REQUEST_FLAGS_OFFSET + _FLAGS.size or _opcode(request) != _OPCODE_INIT:
                 raise VolumeError("The kernel did not begin with INIT.")
             (self._offered,) = _FLAGS.unpack_from(request, _REQUEST_FLAGS_OFFSET)
+            (self._minor,) = _FLAGS.unpack_from(request, _REQUEST_MINOR_OFFSET)
             self._ours.send(request)
             return
         answer = bytearray(self._ours.recv(_MESSAGE_BYTES_MAX))
         if len(answer) >= _ANSWER_FLAGS_OFFSET + _FLAGS.size:  # an error is a header alone, and passed on as it is
             (flags,) = _FLAGS.unpack_from(answer, _ANSWER_FLAGS_OFFSET)
-            granted = self._offered & WANTED
-            _FLAGS.pack_into(answer, _ANSWER_FLAGS_OFFSET, (flags | granted) & ~UNWANTED)
-            _log.debug("handshake.done", extra={"granted": hex(granted)})
+            granted = answered(flags, self._offered, self._minor)
+            _FLAGS.pack_into(answer, _ANSWER_FLAGS_OFFSET, granted)
+            _log.debug("handshake.done", extra={"flags": hex(flags), "granted": hex(granted)})
         os.write(self._device, answer)
         self._answers.attach(self._device, self.number, self._ours)
         self.done = True
+
+
+def answered(flags: int, offered: int, minor: int) -> int:
+    """What a kernel of protocol 7.`minor` that offers `offered` is told, where libfuse would say `flags`."""
+    flags |= offered & WANTED
+    return flags & ~AUTO_INVAL_DATA if minor >= DROPS_FAILED_WRITES else flags
 
 
 def possible() -> bool:

@@ -411,6 +411,32 @@ print(sorted(set(found)), len(found))
     mount.umount()
 
 
+def test_what_a_refused_write_would_have_changed_reads_as_before(disk: SmallDisk) -> None:
+    """Also out of the page cache, into whose pages the kernel copies the bytes before it asks."""
+    mount = disk.serve()
+    fill_up(mount)
+    big = mount.live / "big"
+    before = big.read_bytes()
+    ends = python(
+        """
+found = []
+file = os.open(sys.argv[1], os.O_RDWR)
+for start in (0, 1000, 4096, 5 << 20, os.fstat(file).st_size - 10):
+    for length in (1, 4096, 20000, 1 << 20):
+        try:
+            os.pwrite(file, bytes(length), start)
+            found.append("ok")
+        except OSError as error:
+            found.append(errno.errorcode[error.errno])
+print(sorted(set(found)), len(found))
+""",
+        big,
+    )
+    assert ends.split() == ["['ENOSPC']", "20"]
+    assert big.read_bytes() == before
+    mount.umount()
+
+
 @pytest.mark.parametrize("size", [4 * KIB, MIB])
 def test_small_and_large_writes_end_alike(disk: SmallDisk, size: int) -> None:
     """What was acknowledged before ENOSPC is there, to the byte, in every file."""
