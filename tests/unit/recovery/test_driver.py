@@ -7,13 +7,13 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from repository.errors import NoSpaceError, ReadOnlyError, SyncFailedError, VolumeError
+from repository.errors import NoSpaceError, ReadOnlyError, SyncFailedError
 from repository.format.catalog import SnapshotKind
 from repository.format.journal import JournalMark
 from repository.ids import PackIndex
@@ -25,34 +25,10 @@ from repository.repo import Repository
 from repository.units import KIB
 from tests.support.amounts import seeds
 from tests.support.repositories import SetClock, publish, read_files, write_tree
-from tests.support.tinydisk import RESERVE, TinyDisk, allow_tiny_packs, make_tiny, open_tiny, tiny_disk
+from tests.support.tinydisk import RESERVE, TinyDisk, open_tiny, tiny_disk
 
 pytestmark = pytest.mark.logs("index.not_written", "pack.not_sealed")
 PATIENCE_S: Final = 60
-
-
-@pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    allow_tiny_packs(monkeypatch)
-
-
-@pytest.fixture
-def clock() -> SetClock:
-    return SetClock()
-
-
-@pytest.fixture
-def disk(memory_folder: Path, clock: SetClock) -> TinyDisk:
-    path = memory_folder / "r"
-    make_tiny(path, clock)
-    return tiny_disk(path, 160 * KIB)
-
-
-@pytest.fixture
-def repository(disk: TinyDisk, clock: SetClock) -> Iterator[Repository]:
-    with open_tiny(Path(disk.root), disk, clock) as opened:
-        opened.recovery.settings = RecoverySettings(margin_bytes=0)
-        yield opened
 
 
 def some_files(seed: int, count: int = 8) -> dict[str, bytes]:
@@ -174,45 +150,6 @@ def test_readers_of_a_mode_never_wait(repository: Repository, disk: TinyDisk) ->
     at_release(repository, look)
     repository.recovery.climb(NoSpaceError("full", 4 * KIB))
     assert seen == [Mode.EMERGENCY]
-
-
-def test_a_reserve_that_cannot_be_cut_does_not_end_the_climb(repository: Repository, disk: TinyDisk) -> None:
-    """btrfs refuses that for moments under a quota; what else frees does not rest on it."""
-    repository.delete(publish(repository, some_files(1, 30), "gone"))
-    disk.leave(0)
-    refused = 0
-
-    def refuse() -> None:
-        nonlocal refused
-        if mode(repository) is Mode.EMERGENCY:
-            refused += 1
-            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
-
-    disk.before["ftruncate"] = refuse
-    repository.recovery.climb(NoSpaceError("full", 4 * KIB))
-    assert refused
-    assert mode(repository) is Mode.NORMAL
-    assert disk.free_bytes() >= 4 * KIB
-    assert repository.space.reserve().whole
-
-
-@pytest.mark.logs("recovery.broken_off")
-def test_a_climb_that_breaks_off_is_told_of(
-    repository: Repository, disk: TinyDisk, caplog: pytest.LogCaptureFixture
-) -> None:
-    repository.delete(publish(repository, some_files(1, 30), "gone"))
-    disk.leave(0)
-
-    def refuse() -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    disk.before["ftruncate"] = refuse
-    with pytest.raises(VolumeError):
-        repository.recovery.climb(NoSpaceError("full", 4 * KIB))
-    assert "recovery.broken_off" in caplog.text
-    disk.before.clear()
-    repository.recovery.climb(NoSpaceError("full", 4 * KIB))
-    assert mode(repository) is Mode.NORMAL
 
 
 class _StopError(BaseException):
