@@ -81,9 +81,9 @@ class Handshake:
         answer = bytearray(self._ours.recv(_MESSAGE_BYTES_MAX))
         if len(answer) >= _ANSWER_FLAGS_OFFSET + _FLAGS.size:  # an error is a header alone, and passed on as it is
             (flags,) = _FLAGS.unpack_from(answer, _ANSWER_FLAGS_OFFSET)
-            granted = answered(flags, self._offered, self._minor)
-            _FLAGS.pack_into(answer, _ANSWER_FLAGS_OFFSET, granted)
-            _log.debug("handshake.done", extra={"flags": hex(flags), "granted": hex(granted)})
+            told = answered(flags, self._offered, self._minor)
+            _FLAGS.pack_into(answer, _ANSWER_FLAGS_OFFSET, told)
+            _log.debug("handshake.done", extra={"told": hex(told), "by_libfuse": hex(flags)})
         os.write(self._device, answer)
         self._answers.attach(self._device, self.number, self._ours)
         self.done = True

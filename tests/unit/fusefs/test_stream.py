@@ -10,6 +10,7 @@ from typing import Final, TypeVar, TypeVarTuple
 import pytest
 import trio
 
+from fusefs import workers
 from fusefs.inodes import live_number
 from fusefs.jobs import JOB_TRIGGER_BYTES
 from fusefs.live_ops import WRITE_BYTES
@@ -62,6 +63,8 @@ async def test_a_stream_is_copied_once_and_handed_over_in_large_pieces(
     original = Workers.write
     monkeypatch.setattr(Run, "gather", gather)
     monkeypatch.setattr(Workers, "write", hop)
+    # Of two writers one may get room in the middle of what the other places, which is a write more now and then.
+    monkeypatch.setattr(workers, "WRITE_THREADS", 1)
     counting = Counting()
     data = random.Random(5).randbytes(STREAM_BYTES)
     async with served(tmp_path, nursery, calls=counting) as (session, _):
@@ -76,8 +79,7 @@ async def test_a_stream_is_copied_once_and_handed_over_in_large_pieces(
         jobs = STREAM_BYTES // JOB_TRIGGER_BYTES
         assert seen["hops"] <= jobs + 2, "one for each job, the tail, and the flush"
         assert seen["gathered"] <= STREAM_BYTES * 5 // 4, "a tail of at most a chunk a job, twice"
-        # 16 to 20 seen, by how the two writers take turns; 113 if each chunk were written alone.
-        assert counting.seen["write"] <= 3 * (jobs + 1), "one for each job, a second pack, and behind another's records"
+        assert counting.seen["write"] <= 2 * jobs + 4, "one for each job and pack"
         assert calls.total() / (STREAM_BYTES // MIB) <= CALLS_A_MIB, calls.most_common(20)
         assert (await session.ops.read((await session.ops.open(live_number(node.file_id), 0)).fh, 0, 4096)) == data[
             :4096
